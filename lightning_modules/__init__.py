@@ -1,0 +1,29 @@
+"""Training of nodule synthesis; the names that configs use."""
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioning import (
+    AttributeConditioner,
+    BackgroundConditioner,
+    HistogramConditioner,
+    MaskConditioner,
+    SubtypeConditioner,
+)
+from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.regularizer import HistogramRegularizer
+from lightning_modules.ct import CTDiffusion
+from lightning_modules.heads.ct import CTHead
+
+__all__ = [
+    "AttributeConditioner",
+    "Autoencoder",
+    "BackgroundConditioner",
+    "CTDiffusion",
+    "CTHead",
+    "DiffusionProcess",
+    "HistogramConditioner",
+    "HistogramRegularizer",
+    "LatentCodec",
+    "MaskConditioner",
+    "SubtypeConditioner",
+]

@@ -1,0 +1,1 @@
+"""Training: thin Lightning wiring lives one level up; this core imports no Lightning."""

@@ -1,0 +1,1 @@
+"""Modality heads: an intensity window, conditioners and regularizers."""

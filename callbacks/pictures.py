@@ -1,0 +1,128 @@
+"""A picture of synthetic nodules that a person can judge."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
+from datamodules.files import written_whole
+
+PLANES = {3: ("axial", "coronal", "sagittal"), 2: ("radiograph",)}
+
+
+class NodulePicture(Callback):
+    """Draw predicted nodules: background with mask, synthetic nodule, histograms.
+
+    Writes `synthetic.png` in the run's folder.
+
+    Args:
+        per_subtype: nodules of each subtype.
+        display: intensities shown as black and white; by default the model's window.
+    """
+
+    def __init__(
+        self, per_subtype: int = 2, display: tuple[float, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.per_subtype, self.display = per_subtype, display
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new picture."""
+        self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in range(len(SUBTYPES))}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: NoduleBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first nodules of each subtype."""
+        synthesis: Synthesis = outputs
+        for row, code in enumerate(batch["subtype"].tolist()):
+            kept = self.chosen.get(code, [])
+            if len(kept) < self.per_subtype:
+                kept.append(
+                    {
+                        "background": synthesis["background"][row, 0].float().cpu().numpy(),
+                        "image": synthesis["image"][row, 0].float().cpu().numpy(),
+                        "mask": batch["mask"][row, 0].cpu().numpy(),
+                        "requested": synthesis["requested_histogram"][row].cpu().numpy(),
+                        "generated": synthesis["generated_histogram"][row].cpu().numpy(),
+                        "centers": synthesis["bin_centers"].cpu().numpy(),
+                        "diameter": float(batch["attributes"]["diameter_mm"][row]),
+                    }
+                )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and save."""
+        if not trainer.is_global_zero:
+            return
+        window = pl_module.head.window  # type: ignore[union-attr]
+        display = self.display or (window.low, window.high)
+        rows = [(SUBTYPES[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
+        if not rows:
+            return
+        figure = draw_nodules(rows, display)
+        path = f"{trainer.default_root_dir}/synthetic.png"
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+        print(f"Picture: {path}")
+
+
+def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, float]) -> Figure:
+    """One row for each nodule: its background with the mask, the synthetic image, histograms."""
+    planes = PLANES[rows[0][1]["image"].ndim]
+    columns = 2 * len(planes) + 1
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(1.6 * columns + 1.4, 1.75 * len(rows) + 0.5), layout="constrained")
+        grid = figure.subplots(
+            len(rows), columns, squeeze=False, width_ratios=[1] * (columns - 1) + [1.7]
+        )
+        for line, (subtype, nodule) in zip(grid, rows, strict=True):
+            center = [int(c.mean()) for c in np.nonzero(nodule["mask"])]
+            for k, plane in enumerate(planes):
+                for offset, name in ((0, "background"), (len(planes), "image")):
+                    axes = line[k + offset]
+                    _show(axes, _slice(nodule[name], k, center), display)
+                    if offset == 0:
+                        outline = _slice(nodule["mask"], k, center)
+                        axes.contour(outline, [0.5], colors="tab:orange", linewidths=0.8)
+                    if line is grid[0]:
+                        axes.set_title(f"{'background' if offset == 0 else 'synthetic'}, {plane}")
+            line[0].set_ylabel(f"{subtype}\n{nodule['diameter']:.0f} mm")
+            _histograms(line[-1], nodule, legend=line is grid[0], axis=line is grid[-1])
+    return figure
+
+
+def _slice(volume: np.ndarray, axis: int, center: list[int]) -> np.ndarray:
+    if volume.ndim == 2:
+        return volume
+    plane = np.take(volume, center[axis], axis)
+    # z runs upwards in coronal and sagittal planes
+    return plane if axis == 0 else plane[::-1]
+
+
+def _show(axes: Axes, image: np.ndarray, display: tuple[float, float]) -> None:
+    axes.imshow(image, cmap="gray", vmin=display[0], vmax=display[1], interpolation="bilinear")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _histograms(axes: Axes, nodule: dict[str, Any], legend: bool, axis: bool) -> None:
+    centers = nodule["centers"]
+    width = centers[1] - centers[0]
+    axes.bar(centers, nodule["requested"], width, color="0.8", label="requested")
+    axes.step(centers, nodule["generated"], where="mid", color="tab:red", label="generated")
+    axes.set_yticks([])
+    if legend:
+        axes.legend(frameon=False, fontsize=7)
+    if axis:
+        axes.set_xlabel("HU" if nodule["image"].ndim == 3 else "intensity")

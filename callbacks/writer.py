@@ -1,0 +1,94 @@
+"""Synthetic nodules as files."""
+
+import csv
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
+from datamodules.files import written_whole
+from datamodules.studies import Volume, write_volume
+
+COLUMNS = (
+    "nodule_id",
+    "patient_id",
+    "image",
+    "mask",
+    "subtype",
+    "diameter_mm",
+    "seed",
+    "evaluations",
+    "synthetic",
+)
+
+
+class NiftiWriter(Callback):
+    """Write each predicted nodule as NIfTI in HU with the source's geometry, mask beside it.
+
+    The folder `synthetic` of the run then holds a data set of the form that LIDCDataModule reads,
+    its table `nodules.csv` last; every file and row is marked as synthetic.
+    """
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new table."""
+        self.rows: list[dict[str, Any]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: NoduleBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a batch."""
+        synthesis: Synthesis = outputs
+        folder = f"{trainer.default_root_dir}/synthetic"
+        for row, name in enumerate(batch["name"]):
+            nodule_id = f"synthetic-{name}"
+            files = {
+                "image": (synthesis["image"], np.int16),
+                "mask": (batch["mask"], np.uint8),
+            }
+            for kind, (values, dtype) in files.items():
+                array = np.rint(values[row, 0].float().cpu().numpy()).astype(dtype)
+                volume = Volume(
+                    array,
+                    tuple(batch["spacing_mm"][row].tolist()),
+                    tuple(batch["origin_mm"][row].tolist()),
+                    batch["direction"][row].cpu().numpy(),
+                )
+                write_volume(f"{folder}/{kind}s/{nodule_id}.nii.gz", volume)
+            self.rows.append(
+                {
+                    "nodule_id": nodule_id,
+                    # nodules put into one background belong together; nothing personal is kept
+                    "patient_id": f"synthetic-{name}",
+                    "image": f"images/{nodule_id}.nii.gz",
+                    "mask": f"masks/{nodule_id}.nii.gz",
+                    "subtype": SUBTYPES[int(batch["subtype"][row])],
+                    "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
+                    "seed": synthesis["seed"],
+                    "evaluations": synthesis["evaluations"],
+                    "synthetic": "true",
+                }
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table, of all ranks."""
+        rows = [self.rows]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rows = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(rows, self.rows)
+        if not trainer.is_global_zero:
+            return
+        path = f"{trainer.default_root_dir}/synthetic/nodules.csv"
+        with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(row for part in rows for row in part)
+        print(f"{sum(map(len, rows))} synthetic nodules: {path}")

@@ -1,0 +1,470 @@
+"""What all data modules share: datasets of nodules, augmentation, splits, sampling, loaders."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchio
+from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.latents import LatentCache
+from datamodules.studies import binarize
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+AUGMENTATION = {"rotation_deg": 10.0, "scale": 0.05, "translation_voxels": 2.0, "margin": 0.35}
+"""Ranges (plus or minus) of the augmentation, and the share of the ROI that is cut in addition
+on every side so that what turns into the ROI is image, not padding."""
+
+
+class NoduleDataset(Dataset[NoduleBatch], ABC):
+    """Nodules in a fixed order, each in `versions` augmented versions.
+
+    Item `i` is version `i % versions` of nodule `i // versions`, as `NoduleBatch` has it without
+    the batch axis, and a pure function of `i`: the same in every process, epoch and order.
+    Version 0 is the nodule as it is; the name of version `v` ends in `-v{v}`.
+
+    Attributes:
+        image_dtype: a type that holds every image of the dataset exactly; images of an integer
+            type are rounded after interpolation.
+    """
+
+    image_dtype: type[np.number[Any]] = np.float32
+
+    def __init__(
+        self,
+        subtypes: Sequence[int],
+        roi_size: Sequence[int],
+        versions: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Describe the nodules.
+
+        Args:
+            subtypes: of each nodule, the position in `SUBTYPES` or `UNKNOWN_SUBTYPE`.
+            roi_size: voxels of the ROI along z, y, x (y, x in 2D).
+            versions: deterministic versions of each nodule, 1 or more.
+            seed: of the augmentation.
+
+        Raises:
+            ValueError: If `versions` is below 1.
+        """
+        if versions < 1:
+            message = f"versions is {versions}: give 1 for no augmentation, or more"
+            raise ValueError(message)
+        self.subtypes = list(subtypes)
+        self.roi_size = tuple(roi_size)
+        self.versions = versions
+        self.seed = seed
+
+    @abstractmethod
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        """Read one nodule, without augmentation.
+
+        Args:
+            nodule: its position, 0 to `len(subtypes) - 1`.
+            size: voxels to cut; voxel `size // 2` lies at the nodule's centre.
+
+        Returns:
+            An item of `NoduleBatch`; its `index` is overwritten.
+        """
+
+    @abstractmethod
+    def facts(self) -> Iterable[str]:
+        """List all that the items depend on: rows, names and sizes of files, settings."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of everything that the items depend on."""
+        settings = [self.roi_size, self.versions, str(self.image_dtype)]
+        if self.versions > 1:
+            settings += [self.seed, AUGMENTATION]
+        return sha256(json.dumps(settings), *self.facts())
+
+    def __len__(self) -> int:
+        """Return the number of items, nodules times versions."""
+        return len(self.subtypes) * self.versions
+
+    def __getitem__(self, index: int) -> NoduleBatch:
+        """Return one item."""
+        if not 0 <= index < len(self):
+            message = f"Item {index} is asked for, but the dataset has {len(self)}"
+            raise IndexError(message)
+        nodule, version = divmod(index, self.versions)
+        if version == 0:
+            item = self.read(nodule, self.roi_size)
+        else:
+            margin = [int(np.ceil(AUGMENTATION["margin"] * n)) for n in self.roi_size]
+            size = [n + 2 * m for n, m in zip(self.roi_size, margin, strict=True)]
+            generator = np.random.default_rng((self.seed, nodule, version))
+            item = _crop(augment(self.read(nodule, size), generator), margin)
+            item["name"] = f"{item['name']}-v{version}"  # type: ignore[typeddict-item]  # one name
+            if np.issubdtype(self.image_dtype, np.integer):
+                item["image"] = item["image"].round()
+        item["index"] = torch.tensor(index)
+        return item
+
+
+def augment(item: NoduleBatch, generator: np.random.Generator) -> NoduleBatch:
+    """Flip, turn, scale and shift a nodule by chance, image and mask alike.
+
+    The diameter follows the scale; geometry (`origin_mm`, `direction`) is that of the grid, which
+    stays. Ranges: `AUGMENTATION`.
+
+    Args:
+        item: one nodule, without batch axis.
+        generator: where chance comes from.
+
+    Returns:
+        The same keys, with `image`, `mask` and `attributes["diameter_mm"]` changed.
+    """
+    shape = item["image"].shape
+    n = len(shape) - 1
+    spacing = item["spacing_mm"].double().tolist()
+    scale = 1 + generator.uniform(-1, 1) * AUGMENTATION["scale"]
+    angles = generator.uniform(-1, 1, 3) * AUGMENTATION["rotation_deg"]
+    shift = generator.uniform(-1, 1, n) * AUGMENTATION["translation_voxels"] * spacing
+    flips = [axis for axis in range(n) if generator.random() < 0.5]
+    flat = n == 2  # torchio sees a radiograph as one slice and turns it in its plane
+    affine = torchio.Affine(
+        scales=(scale, scale, 1.0 if flat else scale),
+        degrees=tuple(angles.tolist()),
+        translation=(*shift.tolist(), *[0.0] * (3 - n)),
+        default_pad_value="minimum",
+        image_interpolation="linear",
+        label_interpolation="linear",
+    )
+    matrix = np.diag([*spacing, *[1.0] * (4 - n)])
+    view = (1, *shape[1:], 1) if flat else shape
+    subject = torchio.Subject(
+        image=torchio.ScalarImage(tensor=item["image"].reshape(view), affine=matrix),
+        mask=torchio.LabelMap(tensor=item["mask"].reshape(view), affine=matrix),
+    )
+    with torch.random.fork_rng(devices=[]):  # torchio draws from the global generator
+        subject = affine(subject)
+        subject = torchio.Flip(axes=tuple(flips))(subject) if flips else subject
+    mask = binarize(subject["mask"].data.float().numpy()).astype(np.float32)
+    result = item.copy()
+    result["image"] = subject["image"].data.float().reshape(shape).contiguous()
+    result["mask"] = torch.from_numpy(mask).reshape(shape)
+    result["attributes"] = dict(item["attributes"])
+    if "diameter_mm" in result["attributes"]:
+        result["attributes"]["diameter_mm"] = item["attributes"]["diameter_mm"] * scale
+    return result
+
+
+def _crop(item: NoduleBatch, margin: Sequence[int]) -> NoduleBatch:
+    """Take `margin` voxels off every side."""
+    shape = item["image"].shape[1:]
+    inner = (slice(None), *[slice(m, n - m) for m, n in zip(margin, shape, strict=True)])
+    item["image"] = item["image"][inner].contiguous()
+    item["mask"] = item["mask"][inner].contiguous()
+    offset = torch.tensor(margin, dtype=torch.float64) * item["spacing_mm"].double()
+    item["origin_mm"] = item["origin_mm"] + item["direction"] @ offset.flip(0)
+    return item
+
+
+def sha256(*parts: str) -> str:
+    """Return the hex SHA-256 of texts, each ended so that ("ab", "c") is not ("a", "bc")."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check the shares of training, validation and test.
+
+    Raises:
+        ValueError: If they are not three numbers from 0 to 1 that sum to 1.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        message = (
+            f"fractions is {list(fractions)}: give the shares of train, val and test, "
+            "three numbers of at least 0 that sum to 1"
+        )
+        raise ValueError(message)
+
+
+def split_of(patient_id: str, seed: int, fractions: Sequence[float]) -> Split:
+    """Say which split a patient belongs to, in every process and on every machine the same.
+
+    Each patient's place depends on nobody else: adding patients moves none. The shares hold in
+    expectation.
+
+    Args:
+        patient_id: the patient.
+        seed: another seed gives another split.
+        fractions: shares of train, val and test; they sum to 1.
+    """
+    number = int(sha256(str(seed), patient_id)[:13], 16) / 16**13  # 52 bits: exact in a float
+    if number < fractions[0]:
+        return "train"
+    return "val" if number < fractions[0] + fractions[1] else "test"
+
+
+def check_no_patient_crosses(patients: Mapping[str, Iterable[str]]) -> None:
+    """Check that no patient is in two splits.
+
+    Args:
+        patients: of each split, the patients of its nodules.
+
+    Raises:
+        ValueError: If a patient is in more than one.
+    """
+    seen: dict[str, str] = {}
+    for split, members in patients.items():
+        for patient in sorted(set(members)):
+            if patient in seen:
+                message = (
+                    f"Patient {patient!r} is in both {seen[patient]} and {split}: "
+                    "all nodules of a patient must be in one split"
+                )
+                raise ValueError(message)
+            seen[patient] = split
+
+
+class SubtypeSampler(DistributedSampler[int]):
+    """Draws nodules for training; the order is a pure function of seed and epoch.
+
+    An epoch has as many draws as there are nodules, each in a version drawn by chance, so that
+    `versions` changes the variety of an epoch and not its length. Balanced, every draw first
+    draws a subtype, each as likely as the others, then a nodule of it, with replacement;
+    otherwise every nodule is drawn once. On several processes each takes every n-th draw, and
+    all the same number. It is a `DistributedSampler` so that Lightning leaves it in place.
+    """
+
+    def __init__(
+        self,
+        subtypes: Sequence[int],
+        versions: int,
+        balance: bool,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """Describe what to draw from.
+
+        Args:
+            subtypes: of each nodule; unknown ones are a subtype of their own.
+            versions: items per nodule.
+            balance: draw every subtype equally often.
+            seed: of the order.
+            num_replicas: number of processes.
+            rank: this process.
+        """
+        codes = torch.tensor(list(subtypes), dtype=torch.int64)
+        super().__init__(TensorDataset(codes), num_replicas, rank, shuffle=True, seed=seed)
+        self.versions = versions
+        self.groups = (
+            [np.flatnonzero(codes.numpy() == code) for code in np.unique(codes.numpy())]
+            if balance
+            else [np.arange(len(codes))]
+        )
+        self.balance = balance
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's items of the epoch set by `set_epoch`."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        if self.balance:
+            group = generator.integers(len(self.groups), size=self.total_size)
+            place = generator.integers(np.array([len(members) for members in self.groups])[group])
+            drawn = zip(group, place, strict=True)
+            nodules = np.array([self.groups[g][p] for g, p in drawn])
+        else:
+            order = generator.permutation(self.groups[0])
+            nodules = np.resize(order, self.total_size)
+        versions = generator.integers(self.versions, size=self.total_size)
+        items = nodules * self.versions + versions
+        return iter(items[self.rank :: self.num_replicas].tolist())
+
+
+class NoduleDataModule(LightningDataModule, ABC):
+    """Loaders over patient-grouped splits of nodules, cached as latents if asked for."""
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        balance: bool = True,
+        versions: int = 1,
+        cache_dir: Path | None = Path(".cache/latents"),
+    ) -> None:
+        """Set what all data modules share.
+
+        Args:
+            batch_size: nodules per batch and process.
+            num_workers: processes that read files; 0 reads in the training process.
+            seed: of the splits, the order and the augmentation.
+            balance: draw every subtype equally often in training.
+            versions: deterministic versions of each training nodule, the first not augmented.
+            cache_dir: folder for cached latents; null for none. Old entries are never deleted.
+        """
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.balance = balance
+        self.versions = versions
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.datasets: dict[str, NoduleDataset] = {}
+        self._cached: dict[str, LatentCache] = {}
+
+    @abstractmethod
+    def build(self) -> dict[str, NoduleDataset]:
+        """Build the datasets `train`, `val`, `test` and `predict`; any may have no nodule."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the datasets once, and say what is in them."""
+        if not self.datasets:
+            self.datasets = self.build()
+            for split, dataset in self.datasets.items():
+                counts = {
+                    name: dataset.subtypes.count(code)
+                    for code, name in [*enumerate(SUBTYPES), (UNKNOWN_SUBTYPE, "unknown")]
+                }
+                listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+                rank_zero_info(f"{split}: {len(dataset.subtypes)} nodules ({listed or 'none'})")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the data: rows, files, ROI and who is in which split."""
+        self.setup()
+        return sha256(*[f"{split} {data.fingerprint}" for split, data in self.datasets.items()])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Put the fingerprint into the checkpoint."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the data with those that the checkpoint was trained on.
+
+        Raises:
+            ValueError: If training is resumed on other data or splits.
+        """
+        if state_dict["fingerprint"] == self.fingerprint:
+            return
+        message = (
+            "The checkpoint was trained on data with fingerprint "
+            f"{state_dict['fingerprint'][:12]}, these have {self.fingerprint[:12]}"
+        )
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            message += ": resume with the same files, ROI and splits, or start anew with init_from"
+            raise ValueError(message)
+        rank_zero_warn(f"{message}: its training patients may be among these")
+
+    def cache_latents(
+        self,
+        encode: Callable[[NoduleBatch], dict[str, Tensor]],
+        key: str,
+        rank: int,
+        world_size: int,
+        barrier: Callable[[], None],
+    ) -> dict[str, int]:
+        """Let the training and validation loaders give cached latents.
+
+        To be called on every process, after `setup` and before the loaders are made.
+
+        Args:
+            encode: a batch to its `latent_mean`, `latent_logvar` and `context`,
+                `(B, C, *latent)`.
+            key: of the codec's weights and the window; the data's fingerprint is added here.
+            rank: this process.
+            world_size: number of processes.
+            barrier: waits for all processes.
+
+        Returns:
+            `hits` (items found), `misses` (items encoded now, by all processes), `entries` (their
+            sum) and `bytes` (on disk).
+
+        Raises:
+            ValueError: If `cache_dir` is not set.
+        """
+        if self.cache_dir is None:
+            message = "cache_dir is null: give a folder, or do not cache latents"
+            raise ValueError(message)
+        report = {"hits": 0, "misses": 0, "entries": 0, "bytes": 0}
+        for split in ("train", "val"):
+            dataset = self.datasets[split]
+            if not len(dataset):
+                continue
+            directory = self.cache_dir / sha256(key, dataset.fingerprint, split)
+            cache = LatentCache.build(
+                dataset,
+                encode,
+                directory,
+                batch_size=self.batch_size,
+                rank=rank,
+                world_size=world_size,
+                barrier=barrier,
+                num_workers=self.num_workers,
+            )
+            self._cached[split] = cache
+            report["hits" if cache.hit else "misses"] += len(cache)
+            report["entries"] += len(cache)
+            report["bytes"] += cache.nbytes
+        return report
+
+    def statistics_batches(self) -> DataLoader[NoduleBatch]:
+        """Return each training nodule once, as it is, in the same order on every process."""
+        dataset = self.datasets["train"]
+        plain = range(0, len(dataset), dataset.versions)
+        return DataLoader(
+            Subset(self._cached.get("train", dataset), plain), batch_size=self.batch_size
+        )
+
+    def train_dataloader(self) -> DataLoader[NoduleBatch]:
+        """Return full batches in the order of `SubtypeSampler`.
+
+        Raises:
+            ValueError: If there are fewer training nodules than a batch of every process needs.
+        """
+        dataset = self.datasets["train"]
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        nodules = len(dataset.subtypes)
+        if -(-nodules // world) < self.batch_size:
+            message = (
+                f"The training split has {nodules} nodule(s) for {world} process(es), too few for "
+                f"a batch of {self.batch_size} on each: lower batch_size or give more data"
+            )
+            raise ValueError(message)
+        sampler = SubtypeSampler(
+            dataset.subtypes, dataset.versions, self.balance, self.seed, world, rank
+        )
+        return self._loader("train", sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
+        """Return all validation nodules in their order; an empty list if there are none."""
+        return self._loader("val") if len(self.datasets["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
+        """Return all test nodules in their order; an empty list if there are none."""
+        return self._loader("test") if len(self.datasets["test"]) else []
+
+    def predict_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
+        """Return all nodules to be synthesized in their order; an empty list if none."""
+        return self._loader("predict") if len(self.datasets["predict"]) else []
+
+    def _loader(self, split: str, **settings: Any) -> DataLoader[NoduleBatch]:
+        return DataLoader(
+            self._cached.get(split, self.datasets[split]),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **settings,
+        )

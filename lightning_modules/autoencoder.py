@@ -1,0 +1,151 @@
+"""Stage 1: the autoencoder whose latents the diffusion model works in."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor
+from torch.func import functional_call
+
+from datamodules.batch import NoduleBatch
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.perceptual import PerceptualDistance
+from lightning_modules.core.randomness import generator
+from lightning_modules.core.schedule import warmup_cosine
+from lightning_modules.heads.head import IntensityWindow
+
+
+class Autoencoder(LightningModule):
+    """KL autoencoder with L1, perceptual and patch-adversarial losses (Rombach et al. 2022).
+
+    One optimizer holds both the autoencoder and the discriminator, so that a step is a step: each
+    network's loss reaches that network alone.
+
+    Args:
+        codec: the autoencoder.
+        window: intensities that are mapped to [-1, 1]; the diffusion model must use the same.
+        kl_weight: weight of the Kullback-Leibler divergence, a mean over latent values.
+        perceptual_weights: torchvision's AlexNet weights for LPIPS; without, the loss is off.
+        perceptual_weight: weight of the perceptual loss.
+        adversarial_weight: weight of the patch-adversarial loss; 0 trains no discriminator.
+        adversarial_start: step from which the adversarial loss counts for the autoencoder; the
+            discriminator learns from the first step.
+        learning_rate: peak learning rate of AdamW.
+        warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
+        seed: seed of the posterior's draws.
+    """
+
+    def __init__(
+        self,
+        codec: LatentCodec,
+        window: IntensityWindow,
+        kl_weight: float = 1e-4,
+        perceptual_weights: Path | None = None,
+        perceptual_weight: float = 0.3,
+        adversarial_weight: float = 0.0,
+        adversarial_start: int = 1000,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.codec, self.window = codec, window
+        self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
+        # in a list: its weights belong in no checkpoint
+        self.perceptual = [PerceptualDistance(perceptual_weights)] if perceptual_weights else []
+        if adversarial_weight > 0:
+            self.discriminator = PatchDiscriminator(
+                spatial_dims=codec.spatial_dims,
+                channels=32,
+                in_channels=1,
+                out_channels=1,
+                num_layers_d=2,
+                # batch statistics would differ between one process and several
+                norm="INSTANCE",
+            )
+            self.adversarial_loss = PatchAdversarialLoss(criterion="least_squares")
+
+    def on_fit_start(self) -> None:
+        """Say which losses are off."""
+        if not self.perceptual:
+            rank_zero_info("The perceptual loss is off: no perceptual_weights were given.")
+        if self.adversarial_weight == 0:
+            rank_zero_info("The adversarial loss is off: adversarial_weight is 0.")
+
+    def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
+        """One step on images of the batch."""
+        image = self.window.normalize(batch["image"])
+        mean, logvar = self.codec.encode(image)
+        stream = generator("posterior", self.seed, self.global_step, self.global_rank, batch_idx)
+        noise = torch.randn(mean.shape, generator=stream).to(mean)
+        output = self.codec.reconstruct(mean + torch.exp(0.5 * logvar) * noise).float()
+        losses = {"l1": F.l1_loss(output, image), "kl": _kl(mean.float(), logvar.float())}
+        loss = losses["l1"] + self.kl_weight * losses["kl"]
+        for network in self.perceptual:
+            losses["perceptual"] = network.to(image.device)(output, image)
+            loss = loss + self.perceptual_weight * losses["perceptual"]
+        if self.adversarial_weight > 0:
+            losses |= self._adversarial(image, output)
+            started = float(self.global_step >= self.adversarial_start)
+            loss = loss + self.adversarial_weight * started * losses["generator"]
+            loss = loss + losses["discriminator"]
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        return loss
+
+    def _adversarial(self, image: Tensor, output: Tensor) -> dict[str, Tensor]:
+        """Loss of the autoencoder with the discriminator held still, and the other way round."""
+        still = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        fooled = functional_call(self.discriminator, still, (output,))[-1]
+        # one pass over real and reconstructed patches
+        judged = self.discriminator(torch.cat([image, output.detach()]))[-1]
+        real, fake = judged.chunk(2)
+        judge = self.adversarial_loss
+        return {
+            "generator": judge(fooled, target_is_real=True, for_discriminator=False),
+            "discriminator": 0.5
+            * (
+                judge(real, target_is_real=True, for_discriminator=True)
+                + judge(fake, target_is_real=False, for_discriminator=True)
+            ),
+        }
+
+    def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
+        """Mean absolute error in physical units, over the ROI and inside the nodules."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: NoduleBatch, batch_idx: int) -> None:
+        """As in validation, on the test patients."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: NoduleBatch, split: str) -> None:
+        image = self.window.normalize(batch["image"])
+        mean, _ = self.codec.encode(image)
+        output = self.codec.reconstruct(mean).float()
+        error = (self.window.denormalize(output) - self.window.denormalize(image)).abs()
+        inside = (error * batch["mask"]).flatten(1).sum(1) / batch["mask"].flatten(1).sum(1)
+        size = len(image)
+        # the names say HU for CT; a radiograph's window is in detector units
+        self.log(f"{split}/mae", error.mean(), batch_size=size, sync_dist=True, prog_bar=True)
+        self.log(f"{split}/mae_nodule", inside.mean(), batch_size=size, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the window, which the diffusion model must share."""
+        checkpoint["noduleforge"] = {"window": [self.window.low, self.window.high]}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay."""
+        parameters = (p for p in self.parameters() if p.requires_grad)
+        optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99))
+        return warmup_cosine(optimizer, self.warmup_steps, self.trainer.estimated_stepping_batches)
+
+
+def _kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the standard normal, the mean over latent values."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

@@ -1,0 +1,49 @@
+"""The `lightning` command: stock LightningCLI over this project's modules."""
+
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+import callbacks  # noqa: F401 (short names in YAML)
+import datamodules  # noqa: F401
+import lightning_modules  # noqa: F401
+
+
+class NoduleForgeCLI(LightningCLI):
+    """Everything that a run writes goes to its own `trainer.default_root_dir`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give checkpoints a group of their own, so that overlays can change one value."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 0})
+        parser.link_arguments(
+            "trainer.default_root_dir",
+            "checkpoint.dirpath",
+            compute_fn=lambda root: f"{root or 'runs/unnamed'}/checkpoints",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to CSV and TensorBoard in the run's folder unless other loggers are configured."""
+        settings = self.config[self.subcommand].trainer
+        if settings.logger is None:
+            root = settings.default_root_dir or "runs/unnamed"
+            kwargs["logger"] = [
+                CSVLogger(root, name="", version=""),
+                TensorBoardLogger(root, name="", version="tensorboard"),
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command; `args` stands for the command line in tests."""
+    # kernels that are exact where they can be, as fast ones as the GPU has
+    torch.set_float32_matmul_precision("high")
+    NoduleForgeCLI(args=args, save_config_kwargs={"overwrite": True})
+
+
+if __name__ == "__main__":
+    main()

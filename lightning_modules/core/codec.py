@@ -1,0 +1,148 @@
+"""Image to latent and back, around MONAI's KL-regularized autoencoder."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from monai.networks.nets import AutoencoderKL
+from torch import Tensor, nn
+
+
+class LatentCodec(nn.Module):
+    """Variational autoencoder that owns the scale of its latents.
+
+    Latents are standardized channel by channel: `latent = (z - shift) * scale_factor`, so that
+    noise of unit variance, histogram ranges and losses mean the same for every codec and channel.
+    Both are buffers, measured once over many batches and kept in the checkpoint. (A single factor,
+    as latent diffusion models commonly use, is the special case of a constant vector.)
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of each level; each further level halves the resolution.
+        latent_channels: channels of the latent.
+        num_res_blocks: residual blocks of each level.
+        norm_num_groups: groups of the group normalization; divides every entry of `channels`.
+        checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    scale_factor: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        channels: Sequence[int] = (32, 64),
+        latent_channels: int = 4,
+        num_res_blocks: int = 1,
+        norm_num_groups: int = 16,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.latent_channels = latent_channels
+        self.compression = 2 ** (len(channels) - 1)
+        self.autoencoder = AutoencoderKL(
+            spatial_dims=spatial_dims,
+            channels=tuple(channels),
+            latent_channels=latent_channels,
+            num_res_blocks=num_res_blocks,
+            attention_levels=(False,) * len(channels),
+            norm_num_groups=norm_num_groups,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+            use_checkpoint=checkpointing,
+        )
+        unmeasured = torch.full((latent_channels,), torch.nan)
+        self.register_buffer("scale_factor", unmeasured.clone())
+        self.register_buffer("shift", unmeasured.clone())
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the scale of the latents has been measured."""
+        return bool(torch.isfinite(self.scale_factor).all())
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, `(B, C, *latent)` each, before standardization.
+
+        Args:
+            image: `(B, 1, *spatial)` in [-1, 1].
+
+        Raises:
+            ValueError: If a side of the image is not a multiple of the compression.
+        """
+        if any(side % self.compression for side in image.shape[2:]):
+            message = (
+                f"The image has {tuple(image.shape[2:])} voxels, but each side must be a multiple "
+                f"of {self.compression}, the codec's compression: change roi_size."
+            )
+            raise ValueError(message)
+        mean, sigma = self.autoencoder.encode(image)
+        return mean, 2 * torch.log(sigma)
+
+    def standardize(self, z: Tensor) -> Tensor:
+        """From the autoencoder's latent `(B, C, *latent)` to the diffusion model's.
+
+        Raises:
+            RuntimeError: If the scale has not been measured.
+        """
+        if not self.is_measured:
+            message = (
+                "The codec's scale factor has not been measured: call measure() with batches of "
+                "latents, or load a checkpoint that holds it."
+            )
+            raise RuntimeError(message)
+        return (z - self._per_channel(self.shift)) * self._per_channel(self.scale_factor)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """From a standardized latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
+        z = latent / self._per_channel(self.scale_factor) + self._per_channel(self.shift)
+        return self.reconstruct(z)
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """From the autoencoder's own latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
+        image: Tensor = self.autoencoder.decode(z)
+        return image
+
+    @torch.no_grad()
+    def measure(self, posteriors: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set shift and scale to the mean and the inverse deviation of the given latents.
+
+        Args:
+            posteriors: batches of means and log-variances, `(B, C, *latent)` each. The variance
+                of a draw is that of the means plus the mean of the variances.
+
+        Raises:
+            ValueError: If there is no batch, or a statistic is not finite or a channel is constant.
+        """
+        count, total, square = 0, 0.0, 0.0
+        for mean, logvar in posteriors:
+            mean, axes = mean.double(), (0, *range(2, mean.ndim))
+            count += mean.numel() // mean.shape[1]
+            total = total + mean.sum(axes)
+            square = square + (mean.square() + logvar.double().exp()).sum(axes)
+        if count == 0:
+            message = "The codec's scale factor needs at least one batch of latents, got none."
+            raise ValueError(message)
+        shift = torch.as_tensor(total) / count
+        variance = torch.as_tensor(square) / count - shift.square()
+        scale = variance.clamp(min=0).rsqrt()
+        if not (torch.isfinite(shift).all() and torch.isfinite(scale).all()):
+            message = (
+                f"The latents' scale factor came out as {scale.tolist()} with shift "
+                f"{shift.tolist()}, expected finite numbers: the autoencoder has diverged or "
+                "ignores a channel; train it again before the diffusion model."
+            )
+            raise ValueError(message)
+        self.shift.copy_(shift)
+        self.scale_factor.copy_(scale)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the autoencoder's weights; the key of everything computed from them."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.autoencoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        return values.view(1, -1, *(1,) * self.spatial_dims)

@@ -1,0 +1,152 @@
+"""The denoising network behind one narrow interface: noisy latent, timestep, conditioning."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.batch import NoduleBatch
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioning import (
+    Conditioner,
+    Conditioning,
+    LatentGeometry,
+    Surroundings,
+    stack_conditions,
+)
+
+
+@dataclass
+class UNetConfig:
+    """Size of the denoising UNet.
+
+    Attributes:
+        channels: channels of each level; each further level halves the resolution.
+        attention: for each level whether it has self- and cross-attention.
+        num_res_blocks: residual blocks of each level.
+        head_channels: channels of one attention head.
+        norm_num_groups: groups of the group normalization; divides every entry of `channels`.
+        token_dim: width of the cross-attention tokens.
+        embedding_dim: width of the embedding that conditions are encoded to.
+        checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    channels: Sequence[int] = (32, 64, 128)
+    attention: Sequence[bool] = (False, False, True)
+    num_res_blocks: int = 1
+    head_channels: int = 32
+    norm_num_groups: int = 16
+    token_dim: int = 64
+    embedding_dim: int = 128
+    checkpointing: bool = False
+
+
+class Denoiser(nn.Module):
+    """UNet (Rombach et al. 2022, MONAI's) with its conditioners.
+
+    What is known of a nodule is encoded once, by `condition`, and then used at every step.
+
+    Args:
+        config: size of the UNet.
+        codec: gives the latent's geometry; it is not kept.
+        conditioners: what the UNet is told.
+    """
+
+    def __init__(
+        self, config: UNetConfig, codec: LatentCodec, conditioners: Mapping[str, Conditioner]
+    ) -> None:
+        super().__init__()
+        geometry = LatentGeometry(
+            codec.spatial_dims,
+            codec.compression,
+            codec.latent_channels,
+            config.token_dim,
+            config.embedding_dim,
+        )
+        for conditioner in conditioners.values():
+            conditioner.build(geometry)
+        self.conditioners = nn.ModuleDict(conditioners)
+        self.token_dim, self.embedding_dim = config.token_dim, config.embedding_dim
+        self.unet = DiffusionModelUNet(
+            spatial_dims=geometry.spatial_dims,
+            in_channels=geometry.latent_channels + sum(c.channels for c in conditioners.values()),
+            out_channels=geometry.latent_channels,
+            channels=tuple(config.channels),
+            attention_levels=tuple(config.attention),
+            num_res_blocks=config.num_res_blocks,
+            num_head_channels=config.head_channels,
+            norm_num_groups=config.norm_num_groups,
+            with_conditioning=True,
+            cross_attention_dim=config.token_dim,
+            num_class_embeds=1,
+            use_flash_attention=True,
+        )
+        # MONAI adds `class_embedding(class_labels)` to the timestep's embedding: here it is the
+        # projection of the conditions' embedding
+        self.unet.class_embedding = nn.Linear(config.embedding_dim, 4 * config.channels[0])
+        if config.checkpointing:
+            for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
+                _recompute(block)
+
+    def condition(
+        self,
+        batch: NoduleBatch,
+        surroundings: Surroundings,
+        withheld: Mapping[str, Tensor] | None = None,
+    ) -> Conditioning:
+        """Encode a batch's conditions.
+
+        Args:
+            batch: the nodules wanted.
+            surroundings: what is known around them.
+            withheld: for each conditioner that is to be withheld, `(B,)` boolean, where.
+        """
+        withheld = withheld or {}
+        never = torch.zeros_like(batch["index"], dtype=torch.bool)
+        return stack_conditions(
+            [
+                conditioner(batch, surroundings, withheld.get(name, never))
+                for name, conditioner in self.conditioners.items()
+            ]
+        )
+
+    def prepare(self, batches: Iterable[NoduleBatch]) -> None:
+        """Let every conditioner gather its statistics of the training set."""
+        for conditioner in self.conditioners.values():
+            conditioner.prepare(batches)  # type: ignore[operator]
+
+    def forward(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """Prediction of the diffusion target.
+
+        Args:
+            latent: `(B, C, *latent)`, noisy.
+            timestep: `(B,)` integers.
+            conditioning: the result of `condition`.
+
+        Returns:
+            `(B, C, *latent)` float32.
+        """
+        channels, tokens, embedding = conditioning
+        size = len(latent)
+        if tokens is None:
+            tokens = latent.new_zeros(size, 1, self.token_dim)
+        if embedding is None:
+            embedding = latent.new_zeros(size, self.embedding_dim)
+        inputs = latent if channels is None else torch.cat([latent, channels], 1)
+        output: Tensor = self.unet(inputs, timestep, tokens, embedding)
+        return output.float()
+
+
+def _recompute(block: nn.Module) -> None:
+    """Let a block recompute its activations in the backward pass instead of keeping them."""
+    forward = block.forward
+
+    def checkpointed(**inputs: object) -> object:
+        if torch.is_grad_enabled():
+            return checkpoint(forward, use_reentrant=False, **inputs)
+        return forward(**inputs)
+
+    block.forward = checkpointed  # type: ignore[assignment]

@@ -1,0 +1,207 @@
+"""The diffusion process: noising, targets, loss, and guided sampling around a known background."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+Prediction = Literal["epsilon", "v", "flow"]
+Weighting = Literal["uniform", "min_snr", "x0"]
+Solver = Literal["dpm-solver++", "ddim", "ddpm"]
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""From a noisy latent `(B, C, *latent)` and timesteps `(B,)` to the network's output."""
+
+
+class DiffusionProcess(nn.Module):
+    """Gaussian diffusion x_t = a_t x_0 + s_t eps, its training loss and its sampler.
+
+    Epsilon and v prediction use a variance-preserving schedule (Ho et al. 2020; Salimans and Ho
+    2022), flow prediction the straight path a_t = 1 - t/T, s_t = t/T (Liu et al. 2023).
+
+    Args:
+        prediction: what the network predicts: the noise, v = a eps - s x_0, or eps - x_0.
+        schedule: beta schedule of diffusers' DDPMScheduler for epsilon and v.
+        timesteps: number of training timesteps T.
+        loss: `l1` or `l2`.
+        weighting: how the loss is weighted over t. `uniform`: that of the target is not weighted;
+            `x0`: as if it were that of x_0; `min_snr`: that of x_0 times min(SNR, gamma) (Hang et
+            al. 2023).
+        snr_gamma: gamma of `min_snr`.
+        roi_weight: weight of the loss inside the nodule's region relative to outside. The loss is
+            the weighted mean of both means, so that it does not grow with the lesion's size.
+    """
+
+    def __init__(
+        self,
+        prediction: Prediction = "v",
+        schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
+        timesteps: int = 1000,
+        loss: Literal["l1", "l2"] = "l2",
+        weighting: Weighting = "uniform",
+        snr_gamma: float = 5.0,
+        roi_weight: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.prediction, self.schedule, self.timesteps = prediction, schedule, timesteps
+        self.loss_norm, self.weighting, self.snr_gamma = loss, weighting, snr_gamma
+        self.roi_weight = roi_weight
+        if prediction == "flow":
+            sigma = torch.arange(timesteps, dtype=torch.float64) / timesteps
+            alpha = 1 - sigma
+        else:
+            betas = DDPMScheduler(timesteps, beta_schedule=schedule).betas.double()
+            alpha_bar = torch.cumprod(1 - betas, 0)
+            alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        self.register_buffer("alpha", alpha.float(), persistent=False)
+        self.register_buffer("sigma", sigma.float(), persistent=False)
+
+    def coefficients(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and s_t of timesteps `(B,)`, broadcastable to `like`."""
+        alpha, sigma = self.get_buffer("alpha"), self.get_buffer("sigma")
+        shape = (-1, *(1,) * (like.ndim - 1))
+        return alpha[timestep].view(shape), sigma[timestep].view(shape)
+
+    def signal_share(self, timestep: Tensor) -> Tensor:
+        """Share of the signal in the power of x_t, a^2 / (a^2 + s^2), `(B,)` in [0, 1].
+
+        It is alpha-bar of a variance-preserving schedule.
+        """
+        alpha, sigma = self.get_buffer("alpha")[timestep], self.get_buffer("sigma")[timestep]
+        return alpha.square() / (alpha.square() + sigma.square())
+
+    def add_noise(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """x_t of latents `(B, C, *latent)` at timesteps `(B,)`."""
+        alpha, sigma = self.coefficients(timestep, x0)
+        return alpha * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the network is to predict."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "flow":
+            return noise - x0
+        alpha, sigma = self.coefficients(timestep, x0)
+        return alpha * noise - sigma * x0
+
+    def x0(self, x_t: Tensor, output: Tensor, timestep: Tensor) -> Tensor:
+        """Estimate of x_0 from the network's output at x_t."""
+        alpha, sigma = self.coefficients(timestep, x_t)
+        if self.prediction == "epsilon":
+            return (x_t - sigma * output) / alpha
+        if self.prediction == "flow":
+            return x_t - sigma * output
+        return alpha * x_t - sigma * output
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """Weight of the target's squared loss at timesteps `(B,)`; its root weighs an L1 loss."""
+        if self.weighting == "uniform":
+            return torch.ones_like(timestep, dtype=torch.float32)
+        alpha, sigma = self.get_buffer("alpha")[timestep], self.get_buffer("sigma")[timestep]
+        # |error of x_0|^2 = sigma^2 |error of v or flow|^2 = (sigma / alpha)^2 |error of eps|^2
+        per_x0 = sigma.square()
+        if self.prediction == "epsilon":
+            per_x0 = per_x0 / alpha.square()
+        if self.weighting == "min_snr":
+            snr = alpha.square() / sigma.square().clamp(min=1e-8)
+            per_x0 = per_x0 * snr.clamp(max=self.snr_gamma)
+        return per_x0.sqrt() if self.loss_norm == "l1" else per_x0
+
+    def loss(
+        self, output: Tensor, target: Tensor, timestep: Tensor, region: Tensor
+    ) -> Tensor:
+        """Weighted loss of the network's output.
+
+        Args:
+            output: `(B, C, *latent)`.
+            target: `(B, C, *latent)`.
+            timestep: `(B,)`.
+            region: `(B, 1, *latent)`; 1 where the nodule is synthesized.
+
+        Returns:
+            A scalar.
+        """
+        error = output - target
+        error = error.abs() if self.loss_norm == "l1" else error.square()
+        axes = tuple(range(1, error.ndim))
+        error = error.mean(1, keepdim=True)
+
+        def mean(where: Tensor) -> Tensor:
+            return (error * where).sum(axes) / where.sum(axes).clamp(min=1)
+
+        inside, outside = mean(region), mean(1 - region)
+        combined = (self.roi_weight * inside + outside) / (self.roi_weight + 1)
+        return (self.weight(timestep) * combined).mean()
+
+    def solver(self, name: Solver, steps: int) -> SchedulerMixin:
+        """A diffusers scheduler of `steps` network evaluations that takes estimates of x_0.
+
+        Raises:
+            ValueError: If the solver is unknown, or cannot follow a flow.
+        """
+        if self.prediction == "flow" and name != "dpm-solver++":
+            message = (
+                f"The solver {name!r} cannot follow a flow: choose 'dpm-solver++', or predict "
+                "'epsilon' or 'v'."
+            )
+            raise ValueError(message)
+        common = {
+            "num_train_timesteps": self.timesteps,
+            "beta_schedule": self.schedule,
+            "prediction_type": "sample",
+            "timestep_spacing": "trailing",
+        }
+        if name == "dpm-solver++":
+            flow = self.prediction == "flow"
+            solver = DPMSolverMultistepScheduler(use_flow_sigmas=flow, **common)
+        elif name == "ddim":
+            solver = DDIMScheduler(clip_sample=False, **common)
+        elif name == "ddpm":
+            solver = DDPMScheduler(clip_sample=False, **common)
+        else:
+            message = f"The solver is {name!r}, expected 'dpm-solver++', 'ddim' or 'ddpm'."
+            raise ValueError(message)
+        solver.set_timesteps(steps)
+        return solver
+
+    @torch.no_grad()
+    def sample(
+        self,
+        predict: Predict,
+        known: Tensor,
+        region: Tensor,
+        noise: Tensor,
+        steps: int,
+        solver: Solver = "dpm-solver++",
+        generators: list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Synthesize the region and keep the rest.
+
+        At every step the estimate of x_0 is replaced by the known latent outside the region (as
+        RePaint, Lugmayr et al. 2022, replaces x_t): the solver then carries the known part along
+        its exact path, from the same noise, and higher-order solvers stay consistent.
+
+        Args:
+            predict: the network, called `steps` times.
+            known: `(B, C, *latent)`; what is outside the region.
+            region: `(B, 1, *latent)`; 1 where to synthesize.
+            noise: `(B, C, *latent)`; standard normal.
+            steps: number of network evaluations.
+            solver: which solver; `ddpm` draws noise at each step.
+            generators: one for each sample, on the CPU; needed by `ddpm`.
+
+        Returns:
+            `(B, C, *latent)`, equal to `known` outside the region.
+        """
+        scheduler = self.solver(solver, steps)
+        first = scheduler.timesteps[0].expand(len(known)).to(known.device)
+        x_t = self.add_noise(known, noise, first)
+        extra = {"generator": generators} if solver == "ddpm" else {}
+        for step in scheduler.timesteps:
+            timestep = step.expand(len(known)).to(known.device)
+            x0 = self.x0(x_t, predict(x_t, timestep), timestep)
+            x0 = torch.where(region > 0, x0, known)
+            x_t = scheduler.step(x0, step, x_t, **extra).prev_sample
+        return torch.where(region > 0, x_t, known)

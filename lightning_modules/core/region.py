@@ -1,0 +1,74 @@
+"""The region around a nodule that is synthesized, and how it meets the known background."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+def _pool(x: Tensor, kind: str, kernel: int, stride: int, padding: int = 0) -> Tensor:
+    rank = x.ndim - 2
+    if kind == "max":
+        pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[rank]
+        return pool(x, kernel, stride, padding)
+    average = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
+    return average(x, kernel, stride, padding)  # type: ignore[operator, no-any-return]
+
+
+def dilate(mask: Tensor, voxels: int) -> Tensor:
+    """Grow a binary mask `(B, 1, *spatial)` by `voxels` along every axis (Chebyshev distance)."""
+    for _ in range(voxels):
+        mask = _pool(mask, "max", 3, 1, 1)
+    return mask
+
+
+def feather(mask: Tensor, margin_voxels: int) -> Tensor:
+    """Weight of the synthetic image: 1 inside the mask, falling to exactly 0 at the margin.
+
+    Args:
+        mask: `(B, 1, *spatial)`, 0 or 1.
+        margin_voxels: Chebyshev distance from the mask at which the weight reaches 0.
+
+    Returns:
+        `(B, 1, *spatial)` in [0, 1].
+    """
+    blur = margin_voxels // 2
+    grown = dilate(mask, margin_voxels - blur)
+    if blur == 0:
+        return grown
+    padded = F.pad(grown, [blur] * (2 * (mask.ndim - 2)), mode="replicate")
+    return torch.where(mask > 0, 1.0, _pool(padded, "avg", 2 * blur + 1, 1))
+
+
+def fill(image: Tensor, region: Tensor) -> Tensor:
+    """Replace the region by the mean of what surrounds it.
+
+    What is hidden this way cannot reach the encoder, so a model learns nothing from the nodule that
+    it is to synthesize, and sees in training what it will see in a background without a nodule.
+
+    Args:
+        image: `(B, 1, *spatial)`.
+        region: `(B, 1, *spatial)`, 0 or 1.
+
+    Returns:
+        `(B, 1, *spatial)`.
+    """
+    axes = tuple(range(1, image.ndim))
+    known = 1 - region
+    mean = (image * known).sum(axes, keepdim=True) / known.sum(axes, keepdim=True).clamp(min=1)
+    return torch.where(region > 0, mean, image)
+
+
+def occupancy(mask: Tensor, compression: int) -> Tensor:
+    """Share of each latent voxel that the mask fills, `(B, 1, *latent)` in [0, 1]."""
+    return _pool(mask, "avg", compression, compression)
+
+
+def touched(region: Tensor, compression: int) -> Tensor:
+    """1 for each latent voxel that the region touches, `(B, 1, *latent)`."""
+    return _pool(region, "max", compression, compression)
+
+
+def paste(background: Tensor, synthetic: Tensor, weight: Tensor) -> Tensor:
+    """Blend by `weight`; where it is 0 the background is returned bit for bit."""
+    blended = background + weight * (synthetic - background)
+    return torch.where(weight > 0, blended, background)

@@ -1,0 +1,136 @@
+"""Losses on the denoiser's estimate of x_0, beside the diffusion loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.core.histogram import (
+    Distance,
+    Kernel,
+    histogram_distance,
+    soft_histogram,
+)
+from lightning_modules.core.region import occupancy
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a regularizer may look at.
+
+    Attributes:
+        x0: `(B, C, *latent)`; the denoiser's estimate, with gradient.
+        latent: `(B, C, *latent)`; the real latent.
+        signal_share: `(B,)` in [0, 1]; alpha-bar, how much of x_t is signal.
+        image: `(B, 1, *spatial)` in [-1, 1].
+        mask: `(B, 1, *spatial)`, 0 or 1.
+        decode: the codec's decoder, from latent to image in [-1, 1].
+    """
+
+    x0: Tensor
+    latent: Tensor
+    signal_share: Tensor
+    image: Tensor
+    mask: Tensor
+    decode: Callable[[Tensor], Tensor]
+
+
+class Regularizer(nn.Module, ABC):
+    """An extra loss with its weight.
+
+    Args:
+        weight: factor of the loss beside the diffusion loss.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    @abstractmethod
+    def forward(self, estimate: Estimate) -> Tensor:
+        """The loss before its weight, a scalar."""
+
+
+class HistogramRegularizer(Regularizer):
+    """Distance between the histograms of the estimate and of the real nodule inside the mask.
+
+    In `latent` space it is the mean over channels (paper B: Kannan et al., HR-LDM, with
+    Jensen-Shannon divergence); in `image` space it is that of the decoded estimate.
+
+    Args:
+        space: `latent` (range in standard deviations) or `image` (range [-1, 1]).
+        distances: weight of each distance, such as `{js: 1, w1: 1}`.
+        bins: number of bins. A nodule of 10 mm fills 65 latent voxels at 1 mm and 2x compression:
+            more than 16 bins count noise.
+        limit: the histogram covers [-limit, limit]; the end bins catch what is beyond.
+        kernel: see `soft_histogram`.
+        bandwidth: see `soft_histogram`.
+        weight: see `Regularizer`.
+        timestep_weight: `alpha_bar` weights each sample by its share of signal; `cut` takes only
+            samples whose share is at least `min_signal`.
+        min_signal: smallest share of signal with `cut`.
+        min_voxels: smallest number of voxels, latent or image, that make a histogram; smaller
+            nodules are left out of the mean.
+    """
+
+    def __init__(
+        self,
+        space: Literal["latent", "image"] = "latent",
+        distances: Mapping[Distance, float] | None = None,
+        bins: int = 16,
+        limit: float = 4.0,
+        kernel: Kernel = "triangular",
+        bandwidth: float = 1.0,
+        weight: float = 0.5,
+        timestep_weight: Literal["alpha_bar", "cut"] = "alpha_bar",
+        min_signal: float = 0.5,
+        min_voxels: float = 8.0,
+    ) -> None:
+        super().__init__(weight)
+        self.space = space
+        self.distances = dict(distances or {"js": 1.0, "w1": 1.0})
+        self.bins, self.limit = bins, limit
+        self.kernel, self.bandwidth = kernel, bandwidth
+        self.timestep_weight, self.min_signal = timestep_weight, min_signal
+        self.min_voxels = min_voxels
+
+    def forward(self, estimate: Estimate) -> Tensor:
+        """Weighted mean of the distances over the samples that count; zero if none does."""
+        weight = estimate.signal_share
+        if self.timestep_weight == "cut":
+            weight = (weight >= self.min_signal).float()
+        with torch.autocast(estimate.x0.device.type, enabled=False):
+            if self.space == "latent":
+                compression = estimate.mask.shape[2] // estimate.latent.shape[2]
+                inside = occupancy(estimate.mask, compression)
+                ours, real = estimate.x0.float(), estimate.latent.float()
+            else:
+                inside, real = estimate.mask, estimate.image.float()
+        if self.space == "image":
+            ours = estimate.decode(estimate.x0).float()
+        weight = weight * (inside.flatten(1).sum(1) >= self.min_voxels)
+        distance = self.distance(ours, real, inside)
+        return (weight * distance).sum() / weight.count_nonzero().clamp(min=1)
+
+    def distance(self, ours: Tensor, real: Tensor, inside: Tensor) -> Tensor:
+        """Distance of each sample, `(B,)`, between `(B, C, *)` values weighted by `(B, 1, *)`."""
+        histograms = [
+            soft_histogram(
+                values.flatten(2),
+                inside.flatten(2),
+                self.bins,
+                -self.limit,
+                self.limit,
+                self.kernel,
+                self.bandwidth,
+            )
+            for values in (ours, real)
+        ]
+        width = 2 * self.limit / self.bins
+        total = torch.zeros(len(ours), device=ours.device)
+        for name, factor in self.distances.items():
+            total = total + factor * histogram_distance(*histograms, name, width).mean(1)
+        return total

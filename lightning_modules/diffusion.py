@@ -1,0 +1,453 @@
+"""Stage 2: latent diffusion of nodules, whatever the modality."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from datamodules.base import NoduleDataModule
+from datamodules.batch import NoduleBatch, Synthesis
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioning import Conditioning, HistogramConditioner, Surroundings
+from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.histogram import bin_centers, soft_histogram
+from lightning_modules.core.process import DiffusionProcess, Predict, Solver
+from lightning_modules.core.randomness import generator, sample_noise
+from lightning_modules.core.region import dilate, feather, fill, paste, touched
+from lightning_modules.core.regularizer import Estimate
+from lightning_modules.core.schedule import warmup_cosine
+from lightning_modules.heads.head import ModalityHead
+
+
+@dataclass
+class SamplingConfig:
+    """How nodules are synthesized.
+
+    Attributes:
+        evaluations: network evaluations for each sample; guidance spends two at each step.
+        solver: the solver of the reverse process.
+        guidance_scale: classifier-free guidance (Ho and Salimans 2022); 1 is none.
+        seed: seed of the samples.
+    """
+
+    evaluations: int = 20
+    solver: Solver = "dpm-solver++"
+    guidance_scale: float = 1.0
+    seed: int = 0
+
+
+class NoduleDiffusion(LightningModule):
+    """Mask-conditioned latent diffusion around a known background.
+
+    Args:
+        head: the modality: window, conditioners, regularizers.
+        codec: the autoencoder; of the same size as the one in `autoencoder`.
+        unet: size of the denoising UNet.
+        process: the diffusion process.
+        autoencoder: checkpoint of stage 1, needed to begin training; a diffusion checkpoint holds
+            the autoencoder's weights itself.
+        init_from: diffusion checkpoint whose averaged weights a new training starts from. It is
+            not for resuming, which `ckpt_path` does.
+        sampling: how nodules are synthesized.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
+        ema_decay: decay of the exponential moving average of the weights, which samples are drawn
+            with; it warms up as (1 + n) / (10 + n).
+        seed: seed of timesteps, noise and dropout.
+    """
+
+    def __init__(
+        self,
+        head: ModalityHead,
+        codec: LatentCodec,
+        unet: UNetConfig,
+        process: DiffusionProcess,
+        autoencoder: Path | None = None,
+        init_from: Path | None = None,
+        sampling: SamplingConfig | None = None,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.head, self.process = head, process
+        self.codec = codec.requires_grad_(False).eval()
+        self.denoiser = Denoiser(unet, codec, head.conditioners)
+
+        def average(ema: Tensor, value: Tensor, updates: Tensor) -> Tensor:
+            decay = min(ema_decay, (1 + int(updates)) / (10 + int(updates)))
+            return torch.lerp(value, ema, decay)
+
+        self.ema = AveragedModel(self.denoiser, avg_fn=average).requires_grad_(False)
+        self.autoencoder, self.init_from = autoencoder, init_from
+        self.sampling = sampling or SamplingConfig()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps, self.seed = warmup_steps, seed
+
+    # --- beginning -----------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Load the autoencoder and the warm start, unless a checkpoint is going to."""
+        if stage != "fit" or self.trainer.ckpt_path:
+            return
+        if self.autoencoder is not None:
+            load_codec(self.codec, self.autoencoder, self.head)
+        if self.init_from is not None:
+            load_denoiser(self.denoiser, self.init_from)
+            self.ema.module.load_state_dict(self.denoiser.state_dict())
+        if self.autoencoder is None and self.init_from is None:
+            message = (
+                "The diffusion model has no autoencoder: set model.autoencoder to a checkpoint of "
+                "stage 1."
+            )
+            raise ValueError(message)
+
+    def on_fit_start(self) -> None:
+        """Cache latents, measure the codec's scale and gather the training set's statistics.
+
+        All ranks read the same batches, so that all measure the same.
+        """
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if data.cache_dir is not None:
+            report = data.cache_latents(
+                self.encode,
+                f"{self.codec.fingerprint()}-{self.head.window}-{self.head.margin_voxels}",
+                self.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.barrier,
+            )
+            rank_zero_info(f"Latent cache: {report}")
+        if self.codec.is_measured:
+            return
+        self.codec.measure(
+            (latents["latent_mean"], latents["latent_logvar"])
+            for latents in map(self._latents, data.statistics_batches())
+        )
+        self.denoiser.prepare(data.statistics_batches())
+        self.ema.module.load_state_dict(self.denoiser.state_dict())
+
+    def _on_device(self, batch: NoduleBatch) -> NoduleBatch:
+        moved = self.trainer.strategy.batch_to_device(batch, self.device)
+        return cast(NoduleBatch, moved)
+
+    # --- latents -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, batch: NoduleBatch) -> dict[str, Tensor]:
+        """Posterior of the image, and posterior mean of the image with the region filled in."""
+        batch = self._on_device(batch)
+        image = self.head.window.normalize(batch["image"])
+        region = dilate(batch["mask"], self.head.margin_voxels)
+        with self.trainer.precision_plugin.forward_context():
+            mean, logvar = self.codec.encode(torch.cat([image, fill(image, region)]))
+        mean, context = mean.float().chunk(2)
+        logvar, _ = logvar.float().chunk(2)
+        return {"latent_mean": mean, "latent_logvar": logvar, "context": context}
+
+    def _latents(self, batch: NoduleBatch) -> Mapping[str, Tensor]:
+        return cast(Mapping[str, Tensor], batch if "context" in batch else self.encode(batch))
+
+    def _region(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The region that is synthesized, in voxels of the image and of the latent."""
+        region = dilate(mask, self.head.margin_voxels)
+        return region, touched(region, self.codec.compression)
+
+    # --- training ------------------------------------------------------------------------------
+
+    def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
+        """One step: diffusion loss and regularizers."""
+        stream = generator("train", self.seed, self.global_step, self.global_rank, batch_idx)
+        losses = self.losses(self.denoiser, batch, stream, dropout=True)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
+        loss = losses["diffusion"]
+        for name, regularizer in self.head.regularizers.items():
+            loss = loss + regularizer.weight * losses[name]
+        return loss
+
+    def losses(
+        self, denoiser: Denoiser, batch: NoduleBatch, stream: torch.Generator, dropout: bool
+    ) -> dict[str, Tensor]:
+        """The diffusion loss and each regularizer's, before its weight.
+
+        Args:
+            denoiser: the network; the one in training or the averaged one.
+            batch: nodules, with cached latents or without.
+            stream: where timesteps, noise and dropout are drawn from.
+            dropout: whether conditions are withheld.
+        """
+        latents = self._latents(batch)
+        mask = batch["mask"]
+        _, region = self._region(mask)
+        mean, logvar = latents["latent_mean"], latents["latent_logvar"]
+        draw = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=stream).to(mean)
+        context = self.codec.standardize(latents["context"])
+        # outside the region the model meets what it will meet in synthesis
+        latent = torch.where(region > 0, self.codec.standardize(draw), context)
+
+        timestep = torch.randint(self.process.timesteps, (len(mask),), generator=stream)
+        timestep = timestep.to(mask.device)
+        noise = torch.randn(latent.shape, generator=stream).to(latent)
+        x_t = self.process.add_noise(latent, noise, timestep)
+        withheld = self._dropout(len(mask), stream) if dropout else None
+        conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
+        output = denoiser(x_t, timestep, conditioning)
+        target = self.process.target(latent, noise, timestep)
+        losses = {"diffusion": self.process.loss(output, target, timestep, region)}
+        if self.head.regularizers:
+            estimate = Estimate(
+                x0=self.process.x0(x_t, output, timestep),
+                latent=latent,
+                signal_share=self.process.signal_share(timestep),
+                image=self.head.window.normalize(batch["image"]),
+                mask=mask,
+                decode=self.codec.decode,
+            )
+            for name, regularizer in self.head.regularizers.items():
+                losses[name] = regularizer(estimate)
+        return losses
+
+    def _dropout(self, size: int, stream: torch.Generator) -> dict[str, Tensor]:
+        together = torch.rand(size, generator=stream) < self.head.joint_dropout
+        withheld = {}
+        for name, conditioner in self.head.conditioners.items():
+            alone = torch.rand(size, generator=stream) < conditioner.dropout
+            where = alone | together if conditioner.guided else alone
+            withheld[name] = where.to(self.device)
+        return withheld
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the averaged weights after each optimizer step."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update_parameters(self.denoiser)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay."""
+        optimizer: Optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
+        return warmup_cosine(optimizer, self.warmup_steps, self.trainer.estimated_stepping_batches)
+
+    def train(self, mode: bool = True) -> "NoduleDiffusion":
+        """Set the mode; the frozen codec stays in evaluation mode."""
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    # --- evaluation and synthesis --------------------------------------------------------------
+
+    def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
+        """Losses of the averaged weights, at the same timesteps and noise in every epoch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
+        """Losses as in validation, and one synthetic nodule for each real one."""
+        self._evaluate(batch, "test")
+        return self.sample(batch)
+
+    def predict_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
+        """Synthetic nodules where the batch asks for them.
+
+        A request without a histogram gets that of a real training nodule of its subtype.
+        """
+        if "histogram" not in batch and (conditioner := self.histogram_conditioner) is not None:
+            library = conditioner.library
+            drawn = library.draw(batch["subtype"], batch["index"], self.sampling.seed)
+            batch = {**batch, "histogram": drawn}
+        return self.sample(batch)
+
+    def _evaluate(self, batch: NoduleBatch, split: str) -> None:
+        stream = generator("evaluate", self.seed, *batch["index"].tolist())
+        losses = self.losses(cast(Denoiser, self.ema.module), batch, stream, dropout=False)
+        named = {f"{split}/{name}": value for name, value in losses.items()}
+        self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)
+
+    @property
+    def histogram_conditioner(self) -> HistogramConditioner | None:
+        """The averaged network's histogram conditioner, if it has one."""
+        network = cast(Denoiser, self.ema.module)
+        for conditioner in network.conditioners.values():
+            if isinstance(conditioner, HistogramConditioner):
+                return conditioner
+        return None
+
+    @torch.no_grad()
+    def sample(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
+        """Synthesize a nodule in each image of the batch, with the averaged weights.
+
+        Each sample depends on the seed and its index alone. Outside the nodule's margin the image
+        is the background bit for bit.
+
+        Args:
+            batch: images, masks and conditions; what the images show inside the region is not
+                seen. With `histogram` in it that is requested, else that of the image in the mask.
+            seed: overrides the seed of the sampling settings.
+        """
+        settings = self.sampling
+        seed = settings.seed if seed is None else seed
+        mask, background = batch["mask"], batch["image"]
+        region, latent_region = self._region(mask)
+        image = self.head.window.normalize(background)
+        mean, _ = self.codec.encode(fill(image, region))
+        context = self.codec.standardize(mean.float())
+        predict, steps = self._guided(batch, Surroundings(context, latent_region))
+        latent = self.process.sample(
+            predict,
+            context,
+            latent_region,
+            sample_noise(batch["index"], context.shape[1:], seed),
+            steps,
+            settings.solver,
+            [generator("solver", seed, index) for index in batch["index"].tolist()],
+        )
+        synthetic = self.head.window.denormalize(self.codec.decode(latent).float())
+        pasted = paste(background, synthetic, feather(mask, self.head.margin_voxels))
+        requested, generated, centers = self._histograms(batch, pasted)
+        return Synthesis(
+            image=pasted,
+            background=background,
+            request=batch,
+            requested_histogram=requested,
+            generated_histogram=generated,
+            bin_centers=centers,
+            seed=seed,
+            evaluations=settings.evaluations,
+        )
+
+    def _guided(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:
+        """The averaged network with guidance, and the number of steps its evaluations allow."""
+        network = cast(Denoiser, self.ema.module)
+        scale, evaluations = self.sampling.guidance_scale, self.sampling.evaluations
+        given = network.condition(batch, surroundings)
+        if scale == 1:
+            return lambda x_t, timestep: network(x_t, timestep, given), evaluations
+        everywhere = torch.ones_like(batch["index"], dtype=torch.bool)
+        withheld = {n: everywhere for n, c in self.head.conditioners.items() if c.guided}
+        without = network.condition(batch, surroundings, withheld)
+        both = Conditioning(
+            *(None if a is None else torch.cat([a, b]) for a, b in zip(given, without, strict=True))
+        )
+
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            output = network(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
+            with_conditions, without_conditions = output.chunk(2)
+            return without_conditions + scale * (with_conditions - without_conditions)
+
+        return predict, max(evaluations // 2, 1)
+
+    def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Requested and generated histogram, and the centres of their bins."""
+        conditioner = self.histogram_conditioner
+        if conditioner is not None:
+            generated = conditioner.measure(image, batch["mask"])
+            return conditioner.requested(batch), generated, conditioner.bin_centers
+        bins, window = 16, self.head.window
+
+        def measure(values: Tensor) -> Tensor:
+            flat = values.flatten(1), batch["mask"].flatten(1)
+            return soft_histogram(*flat, bins, window.low, window.high)
+
+        requested = batch["histogram"] if "histogram" in batch else measure(batch["image"])
+        return requested, measure(image), bin_centers(bins, window.low, window.high)
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what a checkpoint must not be used without."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        checkpoint["noduleforge"] = {
+            "window": [self.head.window.low, self.head.window.high],
+            "margin_voxels": self.head.margin_voxels,
+            "roi_spacing_mm": data.roi_spacing_mm,
+            "data_fingerprint": data.fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another window or spacing."""
+        saved = checkpoint["noduleforge"]
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        ours = {
+            "window": [self.head.window.low, self.head.window.high],
+            "margin_voxels": self.head.margin_voxels,
+            "roi_spacing_mm": data.roi_spacing_mm,
+        }
+        for name, value in ours.items():
+            if saved[name] != value:
+                message = (
+                    f"The checkpoint was trained with {name} {saved[name]}, but the config says "
+                    f"{value}: set it to the checkpoint's value."
+                )
+                raise ValueError(message)
+
+
+def load_codec(codec: LatentCodec, path: Path, head: ModalityHead) -> None:
+    """Load the autoencoder of a stage 1 checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no autoencoder's, or of another size or window.
+    """
+    checkpoint = _read(path, "autoencoder")
+    window = checkpoint.get("noduleforge", {}).get("window")
+    ours = [head.window.low, head.window.high]
+    if window != ours:
+        message = (
+            f"The autoencoder in {path} was trained with the window {window}, but the head's is "
+            f"{ours}: they must be the same."
+        )
+        raise ValueError(message)
+    prefix = "codec."
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    try:
+        codec.load_state_dict(weights)
+    except RuntimeError as error:
+        message = (
+            f"The autoencoder in {path} does not fit model.codec: give the codec the same "
+            f"channels, latent_channels and num_res_blocks as in stage 1. ({error})"
+        )
+        raise ValueError(message) from error
+
+
+def load_denoiser(denoiser: Denoiser, path: Path) -> None:
+    """Load the averaged weights of a diffusion checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its network is of another size or has other conditioners.
+    """
+    prefix = "ema.module."
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in _read(path, "diffusion model")["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    try:
+        denoiser.load_state_dict(weights)
+    except RuntimeError as error:
+        message = (
+            f"The diffusion model in {path} does not fit model.unet and model.head: give them the "
+            f"checkpoint's sizes and conditioners. ({error})"
+        )
+        raise ValueError(message) from error
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        message = f"The {what} checkpoint {path} is not a file: train it first, or correct the path."
+        raise FileNotFoundError(message)
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return checkpoint

@@ -1,0 +1,226 @@
+"""A cache gives what the dataset gives, or does not exist."""
+
+import os
+import pickle
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+from torch.utils.data import default_collate
+
+from datamodules.base import NoduleDataModule, NoduleDataset
+from datamodules.batch import NoduleBatch
+from datamodules.latents import LatentCache
+
+
+class Noise(NoduleDataset):
+    image_dtype: type[np.number[Any]] = np.int16
+
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        values = np.random.default_rng(nodule).integers(-3024, 3072, tuple(size))
+        return {
+            "image": torch.tensor(values, dtype=torch.float32)[None],
+            "mask": torch.tensor(values > 0, dtype=torch.float32)[None],
+            "subtype": torch.tensor(self.subtypes[nodule]),
+            "attributes": {
+                "diameter_mm": torch.tensor(nodule / 3),
+                "texture": torch.tensor(np.nan),
+            },
+            "spacing_mm": torch.tensor([1.0, 0.7, 0.7]),
+            "origin_mm": torch.tensor([0.1, 0.2, nodule / 3], dtype=torch.float64),
+            "direction": torch.eye(3, dtype=torch.float64),
+            "name": f"nodule-{nodule}",  # type: ignore[typeddict-item]
+            "index": torch.tensor(nodule),
+        }
+
+    def facts(self) -> Iterable[str]:
+        return ["noise"]
+
+
+class Fractions(Noise):
+    image_dtype = np.float32
+
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        item = super().read(nodule, size)
+        item["image"] = item["image"] / 7
+        return item
+
+
+class NoiseModule(NoduleDataModule):
+    def build(self) -> dict[str, NoduleDataset]:
+        train = Noise([0, 1, 2], (8, 8, 8), self.versions, self.seed)
+        return {
+            "train": train,
+            **{name: Noise([0, 1], (8, 8, 8)) for name in ("val", "test", "predict")},
+        }
+
+
+def nothing() -> None:
+    """Wait for nobody."""
+
+
+def encode(batch: NoduleBatch) -> dict[str, Tensor]:
+    mean = avg_pool3d(batch["image"], 2) / 1000
+    return {
+        "latent_mean": mean.repeat(1, 4, 1, 1, 1),
+        "latent_logvar": mean - 6,
+        "context": avg_pool3d(batch["image"] * (1 - batch["mask"]), 2) / 1000,
+    }
+
+
+def build(
+    data: NoduleDataset, directory: Path, encode: Any = encode, **settings: Any
+) -> LatentCache:
+    alone = {"batch_size": 2, "rank": 0, "world_size": 1, "barrier": nothing}
+    return LatentCache.build(data, encode, directory, **{**alone, **settings})
+
+
+def assert_equal(cache: LatentCache, data: NoduleDataset) -> None:
+    assert len(cache) == len(data)
+    for i in range(len(data)):
+        item, expected = cache[i], data[i]
+        latents = encode(default_collate([expected]))
+        for key in ("latent_mean", "latent_logvar", "context"):
+            found = item.pop(key)  # type: ignore[misc]
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, latents[key][0], rtol=1e-3, atol=1e-4)
+        assert item.keys() == expected.keys()
+        assert item["name"] == expected["name"]
+        assert item["attributes"].keys() == expected["attributes"].keys()
+        pairs = [(item["attributes"][k], v) for k, v in expected["attributes"].items()]
+        pairs += [(item[k], v) for k, v in expected.items() if isinstance(v, Tensor)]  # type: ignore[literal-required]
+        for found, value in pairs:
+            assert found.dtype == value.dtype
+            torch.testing.assert_close(found, value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", [Noise, Fractions])
+def test_items_are_those_of_the_dataset(tmp_path: Path, kind: type[NoduleDataset]) -> None:
+    data = kind([0, 1, 2, 0, 1], (8, 8, 8), versions=2)
+    cache = build(data, tmp_path / "deep" / "key")
+    assert not cache.hit
+    assert_equal(cache, data)
+    stored = {key: cache.arrays[key].dtype for key in ("image", "mask", "latent_mean")}
+    assert stored == {"image": kind.image_dtype, "mask": np.uint8, "latent_mean": np.float16}
+    assert_equal(pickle.loads(pickle.dumps(cache)), data)
+    assert len(pickle.dumps(cache)) < 1000
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["key"]
+
+
+def test_a_hit_encodes_nothing(tmp_path: Path) -> None:
+    data = Noise([0, 1], (8, 8, 8))
+    build(data, tmp_path / "key")
+
+    def never(batch: NoduleBatch) -> dict[str, Tensor]:
+        raise AssertionError
+
+    cache = build(data, tmp_path / "key", never)
+    assert cache.hit
+    assert_equal(cache, data)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path, error: Any) -> None:
+    data, calls = Noise([0, 1, 2, 0], (8, 8, 8)), []
+
+    def interrupted(batch: NoduleBatch) -> dict[str, Tensor]:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise error
+        return encode(batch)
+
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        build(data, tmp_path / "key", interrupted)
+    assert not list(tmp_path.iterdir())
+    assert_equal(build(data, tmp_path / "key"), data)
+
+
+def test_leftovers_of_a_killed_build_do_no_harm(tmp_path: Path) -> None:
+    data = Noise([0, 1], (8, 8, 8))
+    leftover = tmp_path / "key.building-0"
+    leftover.mkdir()
+    assert_equal(build(data, tmp_path / "key"), data)
+    assert leftover.is_dir()
+
+
+@pytest.mark.parametrize("length", [1, 5, 6])
+def test_two_processes(tmp_path: Path, length: int) -> None:
+    data = Noise([0] * length, (8, 8, 8))
+    barrier = threading.Barrier(2, timeout=30)
+    caches: dict[int, LatentCache] = {}
+    seen: dict[int, list[int]] = {0: [], 1: []}
+
+    def run(rank: int) -> None:
+        def counted(batch: NoduleBatch) -> dict[str, Tensor]:
+            seen[rank] += batch["index"].tolist()
+            return encode(batch)
+
+        caches[rank] = build(
+            data, tmp_path / "key", counted, rank=rank, world_size=2, barrier=barrier.wait
+        )
+
+    for hit in (False, True):
+        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for rank in range(2):
+            assert caches[rank].hit is hit
+            assert_equal(caches[rank], data)
+    assert seen[0][1:] == list(range(0, length, 2))  # the first item once more, for the shapes
+    assert seen[1] == list(range(1, length, 2))
+    assert os.listdir(tmp_path) == ["key"]
+
+
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    """The arms of an ablation share a cache: the slower one finds the faster one's."""
+    data = Noise([0, 1], (8, 8, 8))
+
+    def overtaken(batch: NoduleBatch) -> dict[str, Tensor]:
+        if not (tmp_path / "key").exists():
+            build(data, tmp_path / "other").directory.rename(tmp_path / "key")
+        return encode(batch)
+
+    assert_equal(build(data, tmp_path / "key", overtaken), data)
+    assert os.listdir(tmp_path) == ["key"]
+
+
+def test_module_reads_from_the_cache(tmp_path: Path) -> None:
+    module = NoiseModule(batch_size=2, versions=2, cache_dir=tmp_path, balance=False)
+    module.setup("fit")
+    before = list(module.val_dataloader())
+    report = module.cache_latents(encode, "codec", 0, 1, nothing)
+    assert {k: report[k] for k in ("hits", "misses", "entries")} == {
+        "hits": 0,
+        "misses": 8,
+        "entries": 8,
+    }
+    size = sum(p.stat().st_size for p in tmp_path.rglob("*.npy"))
+    assert report["bytes"] == size
+    (after,) = module.val_dataloader()
+    assert "latent_mean" not in before[0]
+    assert after["latent_mean"].shape == (2, 4, 4, 4, 4)
+    torch.testing.assert_close(after["image"], before[0]["image"], rtol=0, atol=0)
+    assert after["name"] == before[0]["name"]
+    assert "context" in next(iter(module.train_dataloader()))
+    assert "context" not in next(iter(module.test_dataloader()))
+
+    for seed, versions, hits in ((0, 2, 8), (1, 2, 2), (0, 3, 2)):
+        other = NoiseModule(seed=seed, versions=versions, cache_dir=tmp_path)
+        other.setup("fit")
+        assert other.cache_latents(encode, "codec", 0, 1, nothing)["hits"] == hits
+    assert module.cache_latents(encode, "other codec", 0, 1, nothing)["hits"] == 0
+
+
+def test_no_cache_dir() -> None:
+    module = NoiseModule(cache_dir=None)
+    module.setup("fit")
+    with pytest.raises(ValueError, match="cache_dir is null"):
+        module.cache_latents(encode, "codec", 0, 1, nothing)
