@@ -25,9 +25,7 @@ class NodulePicture(Callback):
         display: intensities shown as black and white; by default the model's window.
     """
 
-    def __init__(
-        self, per_subtype: int = 2, display: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, per_subtype: int = 2, display: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.per_subtype, self.display = per_subtype, display
 

@@ -16,6 +16,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules.files import written_whole
+
 WRITABLE = (".mha", ".nii.gz", ".nii", ".nrrd")
 """Formats that `write_volume` writes; each is one file, so that a write can be atomic."""
 
@@ -117,7 +119,8 @@ def read_volume(path: str | Path) -> Volume:
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write an image file whole or not at all, replacing an older one.
 
-    Booleans and `uint8` are stored as `uint8`, other integers as `int16`, floats as `float32`.
+    Its folder is made. Booleans and `uint8` are stored as `uint8`, other integers as `int16`,
+    floats as `float32`.
 
     Args:
         path: where to; its ending, one of `WRITABLE`, says the format.
@@ -148,12 +151,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     image.SetSpacing(volume.spacing_mm[::-1])
     image.SetOrigin(volume.origin_mm)
     image.SetDirection(volume.direction.ravel().tolist())
-    temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
-    try:
+    with written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def resample(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from monai.losses import PatchAdversarialLoss

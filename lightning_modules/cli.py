@@ -1,6 +1,7 @@
 """The `lightning` command: stock LightningCLI over this project's modules."""
 
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import torch
 from lightning import Trainer
@@ -13,13 +14,37 @@ import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 
 
+class OneLineParser(LightningArgumentParser):
+    """Answers a mistake with one line that names it, and exit status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Leave out the lines that only describe types and echo the value."""
+        noise = (
+            "Does not validate",
+            "Subtypes:",
+            "Errors:",
+            "Given value",
+            "- Expected a <class 'N",
+        )
+        lines = (line.strip() for line in message.splitlines())
+        told = " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
+        sys.stderr.write(f"error: {told} (see lightning fit --help)\n")
+        raise SystemExit(2) from ex
+
+
 class NoduleForgeCLI(LightningCLI):
     """Everything that a run writes goes to its own `trainer.default_root_dir`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give checkpoints a group of their own, so that overlays can change one value."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 0})
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.save_top_k": 0,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
         parser.link_arguments(
             "trainer.default_root_dir",
             "checkpoint.dirpath",
@@ -33,7 +58,7 @@ class NoduleForgeCLI(LightningCLI):
             root = settings.default_root_dir or "runs/unnamed"
             kwargs["logger"] = [
                 CSVLogger(root, name="", version=""),
-                TensorBoardLogger(root, name="", version="tensorboard"),
+                TensorBoardLogger(root, name="tensorboard", version=""),
             ]
         return super().instantiate_trainer(**kwargs)
 
@@ -42,7 +67,7 @@ def main(args: ArgsType = None) -> None:
     """Run the command; `args` stands for the command line in tests."""
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
-    NoduleForgeCLI(args=args, save_config_kwargs={"overwrite": True})
+    NoduleForgeCLI(args=args, parser_class=OneLineParser, save_config_kwargs={"overwrite": True})
 
 
 if __name__ == "__main__":

@@ -417,7 +417,7 @@ def load_codec(codec: LatentCodec, path: Path, head: ModalityHead) -> None:
     except RuntimeError as error:
         message = (
             f"The autoencoder in {path} does not fit model.codec: give the codec the same "
-            f"channels, latent_channels and num_res_blocks as in stage 1. ({error})"
+            "channels, latent_channels and num_res_blocks as in stage 1."
         )
         raise ValueError(message) from error
 
@@ -440,14 +440,16 @@ def load_denoiser(denoiser: Denoiser, path: Path) -> None:
     except RuntimeError as error:
         message = (
             f"The diffusion model in {path} does not fit model.unet and model.head: give them the "
-            f"checkpoint's sizes and conditioners. ({error})"
+            "checkpoint's sizes and conditioners."
         )
         raise ValueError(message) from error
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        message = f"The {what} checkpoint {path} is not a file: train it first, or correct the path."
+        message = (
+            f"The {what} checkpoint {path} is not a file: train it first, or correct the path."
+        )
         raise FileNotFoundError(message)
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     return checkpoint

@@ -84,10 +84,10 @@ class Conditioner(nn.Module, ABC):
         self.dropout = dropout
         self.guided = guided
 
-    def build(self, geometry: LatentGeometry) -> None:  # noqa: B027 (not every conditioner learns)
+    def build(self, geometry: LatentGeometry) -> None:
         """Create the layers that depend on the model's geometry; called once, before training."""
 
-    def prepare(self, batches: Iterable[NoduleBatch]) -> None:  # noqa: B027 (nor needs statistics)
+    def prepare(self, batches: Iterable[NoduleBatch]) -> None:
         """Gather statistics of the training set; called once, before the first training step."""
 
     @abstractmethod

@@ -32,6 +32,8 @@ class UNetConfig:
         token_dim: width of the cross-attention tokens.
         embedding_dim: width of the embedding that conditions are encoded to.
         checkpointing: recompute activations in the backward pass to save memory.
+        channels_last: keep activations channels-last, which tensor cores prefer.
+        compile: compile the network that is trained with torch.compile.
     """
 
     channels: Sequence[int] = (32, 64, 128)
@@ -42,6 +44,8 @@ class UNetConfig:
     token_dim: int = 64
     embedding_dim: int = 128
     checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
 
 class Denoiser(nn.Module):
@@ -87,9 +91,16 @@ class Denoiser(nn.Module):
         # MONAI adds `class_embedding(class_labels)` to the timestep's embedding: here it is the
         # projection of the conditions' embedding
         self.unet.class_embedding = nn.Linear(config.embedding_dim, 4 * config.channels[0])
+        self.memory_format = torch.contiguous_format
+        if config.channels_last:
+            volumes = geometry.spatial_dims == 3
+            self.memory_format = torch.channels_last_3d if volumes else torch.channels_last
+        self.unet.to(memory_format=self.memory_format)
         if config.checkpointing:
             for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
                 _recompute(block)
+        if config.compile:
+            self.unet.compile()
 
     def condition(
         self,
@@ -136,6 +147,7 @@ class Denoiser(nn.Module):
         if embedding is None:
             embedding = latent.new_zeros(size, self.embedding_dim)
         inputs = latent if channels is None else torch.cat([latent, channels], 1)
+        inputs = inputs.contiguous(memory_format=self.memory_format)
         output: Tensor = self.unet(inputs, timestep, tokens, embedding)
         return output.float()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lpips
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -68,6 +68,8 @@ class PerceptualDistance(nn.Module):
     def _planes(self, image: Tensor, other: Tensor) -> Tensor:
         # AlexNet's pooling needs some 64 pixels
         if min(image.shape[-2:]) < 64:
-            image, other = (F.interpolate(x, size=(64, 64), mode="bilinear") for x in (image, other))
+            image, other = (
+                F.interpolate(x, size=(64, 64), mode="bilinear") for x in (image, other)
+            )
         distance: Tensor = self.lpips(image.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
         return distance.mean()

@@ -109,9 +109,7 @@ class DiffusionProcess(nn.Module):
             per_x0 = per_x0 * snr.clamp(max=self.snr_gamma)
         return per_x0.sqrt() if self.loss_norm == "l1" else per_x0
 
-    def loss(
-        self, output: Tensor, target: Tensor, timestep: Tensor, region: Tensor
-    ) -> Tensor:
+    def loss(self, output: Tensor, target: Tensor, timestep: Tensor, region: Tensor) -> Tensor:
         """Weighted loss of the network's output.
 
         Args:

@@ -1,7 +1,7 @@
 """The region around a nodule that is synthesized, and how it meets the known background."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -70,5 +70,4 @@ def touched(region: Tensor, compression: int) -> Tensor:
 
 def paste(background: Tensor, synthetic: Tensor, weight: Tensor) -> Tensor:
     """Blend by `weight`; where it is 0 the background is returned bit for bit."""
-    blended = background + weight * (synthetic - background)
-    return torch.where(weight > 0, blended, background)
+    return torch.where(weight > 0, torch.lerp(background, synthetic, weight), background)

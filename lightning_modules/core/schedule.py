@@ -1,9 +1,10 @@
 """The learning-rate schedule of every stage."""
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: float) -> dict[str, Any]:
@@ -15,12 +16,15 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: float) -
         total_steps: optimizer steps of the whole run; infinite for a run without an end, whose
             learning rate then stays at its peak.
     """
-    warmup = LinearLR(optimizer, 1 / max(warmup_steps, 1), total_iters=max(warmup_steps, 1))
-    schedule: LRScheduler = warmup
-    if total_steps != float("inf") and total_steps > warmup_steps:
-        decay = CosineAnnealingLR(optimizer, int(total_steps) - warmup_steps)
-        schedule = SequentialLR(optimizer, [warmup, decay], [warmup_steps])
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
+        if math.isinf(total_steps):
+            return warmup
+        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
     }

@@ -1,0 +1,95 @@
+"""What several tests share: one thread each, and small random batches."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batch import SUBTYPES, NoduleBatch
+from datamodules.studies import Volume, write_volume
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests run side by side and on tiny tensors: more threads only cost."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., NoduleBatch]:
+    """A function that makes random batches, `side` voxels along each axis."""
+
+    def make(spatial_dims: int, size: int = 3, side: int = 8, seed: int = 0) -> NoduleBatch:
+        stream = torch.Generator().manual_seed(seed)
+        shape = (size, 1, *(side,) * spatial_dims)
+        mask = torch.zeros(shape)
+        mask[(..., *(slice(2, side - 1),) * spatial_dims)] = 1
+        identity = torch.eye(spatial_dims, dtype=torch.float64)
+        return {
+            "image": 1400 * torch.rand(shape, generator=stream) - 1000,
+            "mask": mask * (torch.rand(shape, generator=stream) > 0.2),
+            "subtype": torch.arange(size) % len(SUBTYPES),
+            "attributes": {
+                "diameter_mm": 3 + 27 * torch.rand(size, generator=stream),
+                "malignancy": torch.randint(1, 6, (size,), generator=stream).float(),
+            },
+            "spacing_mm": 0.5 + torch.rand((size, spatial_dims), generator=stream),
+            "origin_mm": torch.zeros(size, spatial_dims, dtype=torch.float64),
+            "direction": identity.expand(size, -1, -1).clone(),
+            "name": [f"nodule-{i}" for i in range(size)],
+            "index": torch.arange(size),
+        }
+
+    return make
+
+
+SUBTYPE_HU = {"solid": 20.0, "part-solid": -350.0, "ground-glass": -600.0}
+
+
+def _write_store(root: Path, spatial_dims: int, side: int = 20, patients: int = 15) -> Path:
+    """Write balls of each subtype in noise, two a patient, in the form of LIDCDataModule."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * spatial_dims, indexing="ij"))
+    rows = []
+    for number in range(2 * patients):
+        subtype = list(SUBTYPE_HU)[number % 3]
+        center = side / 2 + rng.uniform(-1, 1, (spatial_dims, *[1] * spatial_dims))
+        mask = np.sqrt(((grid - center) ** 2).sum(0)) < rng.uniform(2.5, 4.5)
+        image = rng.normal(-850, 30, mask.shape)
+        image[mask] = rng.normal(SUBTYPE_HU[subtype], 30, int(mask.sum()))
+        spacing, origin = (1.0,) * spatial_dims, (-20.0, 10.0, 5.0)[:spatial_dims]
+        for kind, array in (("image", image.astype(np.int16)), ("mask", mask.astype(np.uint8))):
+            volume = Volume(array, spacing, origin, np.eye(spatial_dims))
+            write_volume(root / f"{kind}s/n{number}.mha", volume)
+        rows.append(
+            {
+                "nodule_id": f"n{number}",
+                "patient_id": f"P{number // 2}",
+                "image": f"images/n{number}.mha",
+                "mask": f"masks/n{number}.mha",
+                "subtype": subtype,
+            }
+        )
+    with (root / "nodules.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+@pytest.fixture
+def write_store() -> Callable[..., Path]:
+    """The function that writes a store into a folder."""
+    return _write_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store of volumes."""
+    return _write_store(tmp_path / "store", 3)

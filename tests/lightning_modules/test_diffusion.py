@@ -1,0 +1,298 @@
+"""Stage 2 in 2D and 3D: what it learns, what samples depend on, what checkpoints hold."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from callbacks import HistogramMetrics
+from datamodules.batch import NoduleBatch
+from lightning_modules.core.region import dilate
+from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig, load_codec
+
+DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def stage1(tmp_path: Path, make_data: Make, make_autoencoder: Make, make_trainer: Make) -> Make:
+    """A function that trains a codec for `spatial_dims` and gives its checkpoint."""
+
+    def make(spatial_dims: int, steps: int = 3) -> Path:
+        seed_everything(0)
+        trainer = make_trainer(steps)
+        trainer.fit(make_autoencoder(spatial_dims, learning_rate=1e-2), make_data(spatial_dims))
+        path = tmp_path / f"stage1-{spatial_dims}.ckpt"
+        trainer.save_checkpoint(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def trained(make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make) -> Make:
+    """A function that fits a few steps and gives trainer, model and data."""
+
+    def make(spatial_dims: int, steps: int = 3, **settings: Any) -> tuple[Any, Any, Any]:
+        path = stage1(spatial_dims)
+        seed_everything(1)
+        model = make_diffusion(spatial_dims, autoencoder=path, **settings)
+        data = make_data(spatial_dims)
+        trainer = make_trainer(steps)
+        trainer.fit(model, data)
+        return trainer, model, data
+
+    return make
+
+
+def collate(data: Any, items: list[int], split: str = "test") -> NoduleBatch:
+    dataset = data.datasets[split]
+    return torch.utils.data.default_collate([dataset[i] for i in items])
+
+
+def perturb(model: NoduleDiffusion) -> None:
+    """Give the zero-initialized output layers weights, so that inputs matter."""
+    stream = torch.Generator().manual_seed(0)
+    for parameter in model.ema.module.parameters():
+        if not parameter.any():
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=stream)
+
+
+@DIMENSIONS
+def test_learns(
+    spatial_dims: int, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    path = stage1(spatial_dims, 40)
+    seed_everything(1)
+    model = make_diffusion(spatial_dims, autoencoder=path, learning_rate=1e-2)
+    data = make_data(spatial_dims)
+    make_trainer(1).fit(model, data)
+    (before,) = make_trainer().validate(model, data, verbose=False)
+    model.init_from = None
+    make_trainer(80).fit(model, data)
+    (after,) = make_trainer().validate(model, data, verbose=False)
+    assert after["val/diffusion"] < 0.93 * before["val/diffusion"]
+
+
+@DIMENSIONS
+def test_outside_the_margin_nothing_changes(spatial_dims: int, trained: Make) -> None:
+    _, model, data = trained(spatial_dims)
+    batch = collate(data, [0, 1, 2])
+    synthesis = model.sample(batch)
+    outside = dilate(batch["mask"], model.head.margin_voxels) == 0
+    assert torch.equal(synthesis["image"][outside], batch["image"][outside])
+    inside = batch["mask"] > 0
+    assert not torch.equal(synthesis["image"][inside], batch["image"][inside])
+
+
+@DIMENSIONS
+def test_what_lies_in_the_region_is_not_seen(spatial_dims: int, trained: Make) -> None:
+    """Synthesis into an image depends on nothing that the image shows inside the margin."""
+    _, model, data = trained(spatial_dims)
+    perturb(model)
+    batch = collate(data, [0, 1])
+    batch["histogram"] = torch.full((2, 16), 1 / 16)
+    hidden = copy.deepcopy(batch)
+    region = dilate(batch["mask"], model.head.margin_voxels)
+    hidden["image"] = torch.where(region > 0, 300.0, batch["image"])
+    ours, theirs = model.sample(batch), model.sample(hidden)
+    inside = batch["mask"] > 0
+    assert torch.equal(ours["image"][inside], theirs["image"][inside])
+
+
+@DIMENSIONS
+def test_samples_depend_on_seed_and_index_alone(spatial_dims: int, trained: Make) -> None:
+    _, model, data = trained(spatial_dims)
+    perturb(model)
+    together = model.sample(collate(data, [0, 1, 2]))["image"]
+    alone = model.sample(collate(data, [1]))["image"]
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=0.05)  # of 1400 HU
+    again = model.sample(collate(data, [0, 1, 2]))["image"]
+    assert torch.equal(together, again)
+    other = model.sample(collate(data, [0, 1, 2]), seed=1)["image"]
+    assert not torch.equal(together, other)
+
+
+@DIMENSIONS
+@pytest.mark.parametrize(("guidance", "calls"), [(1.0, 8), (3.0, 4)])
+def test_network_evaluations_are_what_is_configured(
+    spatial_dims: int, guidance: float, calls: int, trained: Make
+) -> None:
+    _, model, data = trained(spatial_dims)
+    model.sampling = SamplingConfig(evaluations=8, guidance_scale=guidance)
+    batch, spent = collate(data, [0, 1, 2]), []
+    model.ema.module.unet.register_forward_hook(
+        lambda _module, inputs, _output: spent.append(len(inputs[0]))
+    )
+    synthesis = model.sample(batch)
+    # guidance evaluates the network twice for each sample in one call
+    assert len(spent) == calls
+    assert sum(spent) == 8 * len(batch["index"]) == synthesis["evaluations"] * 3
+
+
+@DIMENSIONS
+def test_guidance_moves_away_from_the_unconditional(spatial_dims: int, trained: Make) -> None:
+    _, model, data = trained(spatial_dims)
+    perturb(model)
+    batch, images = collate(data, [0, 1]), {}
+    for scale in (1.0, 1.0001, 9.0):
+        model.sampling = SamplingConfig(evaluations=8, guidance_scale=scale)
+        if scale == 1.0:
+            model.sampling.evaluations = 4  # as many steps
+        images[scale] = model.sample(batch)["image"]
+    near = (images[1.0] - images[1.0001]).abs().max()
+    far = (images[1.0] - images[9.0]).abs().max()
+    assert near < 0.01 * far
+
+
+@DIMENSIONS
+def test_warm_start_takes_the_averaged_weights(
+    spatial_dims: int,
+    tmp_path: Path,
+    trained: Make,
+    make_data: Make,
+    make_diffusion: Make,
+    make_trainer: Make,
+    stage1: Make,
+) -> None:
+    trainer, model, data = trained(spatial_dims)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    settings = {"autoencoder": stage1(spatial_dims), "init_from": tmp_path / "first.ckpt"}
+    warm = make_diffusion(spatial_dims, learning_rate=0.0, **settings)
+    make_trainer(1).fit(warm, make_data(spatial_dims))
+    for name, value in model.ema.module.named_parameters():
+        assert torch.equal(value, warm.denoiser.get_parameter(name)), name
+
+
+def test_training_does_not_depend_on_the_cache(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    """Cached latents are stored in half precision; else the runs are the same."""
+    path, losses = stage1(3), []
+    for cache_dir in (tmp_path / "cache", None):
+        seed_everything(1)
+        trainer = make_trainer(2)
+        trainer.fit(make_diffusion(3, autoencoder=path), make_data(3, cache_dir=cache_dir))
+        losses.append(trainer.callback_metrics["train/diffusion"])
+    torch.testing.assert_close(losses[0], losses[1], rtol=5e-3, atol=0)
+
+
+def test_second_run_hits_the_cache(
+    caplog: pytest.LogCaptureFixture,
+    make_data: Make,
+    make_diffusion: Make,
+    make_trainer: Make,
+    stage1: Make,
+) -> None:
+    path = stage1(3)
+    for hit in (False, True):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            make_trainer(1).fit(make_diffusion(3, autoencoder=path), make_data(3))
+        (line,) = [r.getMessage() for r in caplog.records if "Latent cache" in r.getMessage()]
+        assert ("'misses': 0" in line) == hit
+
+
+@DIMENSIONS
+def test_no_parameter_is_ever_unused(
+    spatial_dims: int, make_diffusion: Make, make_batch: Make
+) -> None:
+    """DDP stops on a parameter without gradient, whatever conditions are withheld."""
+    model = make_diffusion(spatial_dims)
+    model.codec.scale_factor.fill_(1), model.codec.shift.fill_(0)
+    batch = make_batch(spatial_dims, size=3, side=16)
+    batch |= {k: v.detach() for k, v in encode_on_cpu(model, batch).items()}
+    for rate in (0.0, 0.999999):
+        model.zero_grad()
+        model.head.joint_dropout = rate
+        losses = model.losses(model.denoiser, batch, torch.Generator().manual_seed(0), True)
+        sum(losses.values()).backward()
+        unused = [n for n, p in model.denoiser.named_parameters() if p.grad is None]
+        assert unused == []
+
+
+def encode_on_cpu(model: NoduleDiffusion, batch: NoduleBatch) -> dict[str, Tensor]:
+    mean, logvar = model.codec.encode(model.head.window.normalize(batch["image"]))
+    return {"latent_mean": mean, "latent_logvar": logvar, "context": mean}
+
+
+@DIMENSIONS
+def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Make) -> None:
+    _, model, data = trained(spatial_dims)
+    trainer = make_trainer(callbacks=[HistogramMetrics()])
+    trainer.test(model, data, verbose=False)
+    root = Path(trainer.default_root_dir)
+    assert '"w1/all"' in (root / "metrics.json").read_text()
+    nodules = (root / "nodules.csv").read_text().splitlines()
+    assert len(nodules) == 1 + len(data.datasets["test"])
+    # in prediction the histogram is that of a real training nodule of the subtype
+    batch = collate(data, [0, 1, 2])
+    synthesis = model.predict_step(batch, 0)
+    library = model.histogram_conditioner.library
+    for row, code in zip(synthesis["requested_histogram"], batch["subtype"], strict=True):
+        of_subtype = library.histograms[library.subtypes == code]
+        assert (of_subtype == row).all(1).any()
+    assert len(library.histograms) == len(data.datasets["train"].subtypes)
+
+
+def test_mistakes_are_named(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    with pytest.raises(ValueError, match=r"no autoencoder: set model\.autoencoder"):
+        make_trainer().fit(make_diffusion(3), make_data(3))
+    with pytest.raises(FileNotFoundError, match="absent.ckpt is not a file: train it first"):
+        make_trainer().fit(make_diffusion(3, autoencoder=tmp_path / "absent.ckpt"), make_data(3))
+    path = stage1(3)
+    other = make_diffusion(3)
+    other.head.window = type(other.head.window)(-1000, 500)
+    with pytest.raises(ValueError, match=r"trained with the window \[-1000, 400\].*\[-1000, 500\]"):
+        load_codec(other.codec, path, other.head)
+    with pytest.raises(ValueError, match=r"does not fit model\.codec"):
+        load_codec(make_diffusion(2).codec, path, make_diffusion(2).head)
+
+
+def test_checkpoint_of_another_margin_is_refused(
+    tmp_path: Path, trained: Make, make_diffusion: Make, make_data: Make, make_trainer: Make
+) -> None:
+    trainer, _, _ = trained(3)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    other = make_diffusion(3, margin_voxels=3)
+    with pytest.raises(ValueError, match="trained with margin_voxels 2, but the config says 3"):
+        make_trainer().test(other, make_data(3), ckpt_path=tmp_path / "model.ckpt")
+
+
+def test_resumed_training_continues_bit_for_bit(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    """Ten steps, and ten that were killed on the way and go on from the last checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    class KillAt(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                raise Killed
+
+    def run(*callbacks: Callback, **settings: Any) -> dict[str, Tensor]:
+        seed_everything(1)
+        model = make_diffusion(3, autoencoder=path)
+        make_trainer(10, callbacks=[*callbacks], enable_checkpointing=bool(callbacks)).fit(
+            model, make_data(3), **settings
+        )
+        return {n: v.clone() for n, v in model.state_dict().items() if torch.is_tensor(v)}
+
+    path = stage1(3)
+    straight = run()
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=5)
+    with pytest.raises(Killed):
+        run(saver, KillAt())
+    resumed = run(ckpt_path=tmp_path / "last.ckpt")
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name

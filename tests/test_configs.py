@@ -1,0 +1,160 @@
+"""Every shipped config parses and takes a shrunken step; the command answers mistakes well."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from scipy import ndimage
+
+from datamodules import LIDCDataModule
+from datamodules.studies import read_volume
+from lightning_modules.cli import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+# an overlay states only its differences: what it is laid over
+BASE = {
+    "quickstart/autoencoder.yaml": ["ct/autoencoder.yaml"],
+    "quickstart/diffusion.yaml": ["ct/diffusion.yaml"],
+    "ct/autoencoder_gpu.yaml": ["ct/autoencoder.yaml"],
+    "ct/diffusion_gpu.yaml": ["ct/diffusion.yaml"],
+    "ablations/ct/conditioning_only.yaml": ["ct/diffusion.yaml"],
+}
+
+
+def shipped() -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+
+
+def arguments(name: str) -> list[str]:
+    files = [*BASE.get(name, []), name]
+    return [part for file in files for part in ("--config", str(CONFIGS / file))]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments(name), "--print_config"])
+    assert ended.value.code == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved["model"]["class_path"].startswith("lightning_modules.")
+    assert resolved["trainer"]["default_root_dir"].startswith("runs/")
+    assert resolved["ckpt_path"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        (["--model.init_args.learning_ratee", "3"], "learning_ratee"),
+        (["--trainer.max_stepz", "3"], "max_stepz"),
+        (["--data.init_args.batch_size", "many"], "batch_size"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    mistake: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments("ct/diffusion.yaml"), *mistake])
+    assert ended.value.code == 2
+    answer = capsys.readouterr().err.strip()
+    assert len(answer.splitlines()) == 1
+    assert named in answer
+
+
+def test_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in ("fit", "validate", "test", "predict"))
+
+
+# what makes a config small enough for a test, and nothing else
+SHRUNKEN = {
+    "trainer": {
+        "max_steps": 1,
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "log_every_n_steps": 1,
+    },
+    "data": {"init_args": {"roi_size": 16, "select": None, "batch_size": 2, "num_workers": 0}},
+}
+SMALL_CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
+SMALL_UNET = {
+    "channels": [8, 16],
+    "attention": [False, True],
+    "head_channels": 8,
+    "norm_num_groups": 8,
+    "token_dim": 8,
+    "embedding_dim": 8,
+}
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) -> None:
+    """Fit, resume, test and predict with everything that the config chooses but its size."""
+    root = tmp_path / "run"
+    stage2 = "autoencoder" not in name
+    overlay = copy.deepcopy(SHRUNKEN)
+    overlay["model"] = {"init_args": {"codec": dict(SMALL_CODEC)}}
+    overlay["data"]["init_args"] |= {"root": str(store), "cache_dir": str(tmp_path / "cache")}
+    if stage2:
+        overlay["model"]["init_args"] |= {"autoencoder": None, "unet": SMALL_UNET}
+        overlay["data"]["init_args"]["predict_csv"] = None
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(overlay))
+    config = [*arguments(name), "--config", str(small), "--trainer.default_root_dir", str(root)]
+    if stage2:
+        stage1 = [*arguments(BASE_AUTOENCODER), "--config", str(small_autoencoder(small, overlay))]
+        main(["fit", *stage1, "--trainer.default_root_dir", str(tmp_path / "stage1")])
+        path = tmp_path / "stage1/checkpoints/last.ckpt"
+        config += ["--model.init_args.autoencoder", str(path)]
+    main(["fit", *config])
+    assert {"config.yaml", "metrics.csv", "checkpoints"} <= {p.name for p in root.iterdir()}
+    main(["fit", *config, "--trainer.max_steps", "2"])
+    assert torch.load(root / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    main(["test", *config])
+    if stage2:
+        main(["predict", *config])
+        check_synthesis(root, store)
+
+
+BASE_AUTOENCODER = "ct/autoencoder.yaml"
+
+
+def small_autoencoder(small: Path, overlay: dict[str, Any]) -> Path:
+    """The overlay without what only stage 2 has."""
+    overlay = copy.deepcopy(overlay)
+    overlay["model"]["init_args"] = {"codec": overlay["model"]["init_args"]["codec"]}
+    path = small.with_name("small-autoencoder.yaml")
+    path.write_text(yaml.safe_dump(overlay))
+    return path
+
+
+def check_synthesis(root: Path, store: Path) -> None:
+    """The volumes lie where their sources lie, are HU, and are a data set themselves."""
+    assert (root / "metrics.json").is_file()
+    assert (root / "synthetic.png").stat().st_size > 10_000
+    table = pd.read_csv(root / "synthetic/nodules.csv")
+    assert table["synthetic"].all()
+    assert table["nodule_id"].str.startswith("synthetic-").all()
+    for row in table.itertuples():
+        source = read_volume(store / f"images/{row.nodule_id.removeprefix('synthetic-')}.mha")
+        image = read_volume(root / "synthetic" / row.image)
+        mask = read_volume(root / "synthetic" / row.mask)
+        assert image.array.dtype == np.int16
+        assert image.grid.matches(mask.grid)
+        corner = np.rint(source.grid.index(image.origin_mm)).astype(int)
+        cut = tuple(slice(c, c + n) for c, n in zip(corner, image.array.shape, strict=True))
+        margin = ndimage.binary_dilation(mask.array, np.ones((7, 7, 7)))
+        np.testing.assert_array_equal(image.array[~margin], source.array[cut][~margin])
+    data = LIDCDataModule(root / "synthetic", roi_size=16, fractions=(0, 0, 1), cache_dir=None)
+    data.setup("test")
+    assert len(data.datasets["test"]) == len(table)
