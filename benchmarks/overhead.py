@@ -60,6 +60,7 @@ def make_batch(model: CTDiffusion, size: int, side: int) -> NoduleBatch:
         "origin_mm": torch.zeros(size, 3, dtype=torch.float64),
         "direction": torch.eye(3, dtype=torch.float64).expand(size, 3, 3),
         "name": [str(i) for i in range(size)],
+        "patient_id": [str(i) for i in range(size)],
         "index": torch.arange(size),
         "latent_mean": torch.randn(latent),
         "latent_logvar": torch.full(latent, -5.0),

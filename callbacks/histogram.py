@@ -1,7 +1,7 @@
 """How well synthetic nodules keep to the histogram asked for, and how much they vary."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -131,7 +131,7 @@ class HistogramMetrics(Callback):
     ) -> None:
         """Add a batch."""
         first: Synthesis = outputs
-        second: Synthesis = pl_module.sample(batch, seed=first["seed"] + 1)
+        second: Synthesis = cast(Any, pl_module).sample(batch, seed=first["seed"] + 1)
         centers = first["bin_centers"]
         width = float(centers[1] - centers[0])
         if self.metric is None:
@@ -141,7 +141,7 @@ class HistogramMetrics(Callback):
         diameter = batch["attributes"]["diameter_mm"]
         self.metric.update(requested, generated, batch["subtype"], diameter)
         w1 = area_between(requested, generated, width)
-        spread = area_between(*generated, width)
+        spread = area_between(generated[0], generated[1], width)
         for row, name in enumerate(batch["name"]):
             subtype = int(batch["subtype"][row])
             values = (float(x[row]) for x in (diameter, w1[0], w1[1], spread))

@@ -22,7 +22,7 @@ class NodulePicture(Callback):
 
     Args:
         per_subtype: nodules of each subtype.
-        display: intensities shown as black and white; by default the model's window.
+        display: intensities shown as black and white; by default the range of the histograms.
     """
 
     def __init__(self, per_subtype: int = 2, display: tuple[float, float] | None = None) -> None:
@@ -63,11 +63,12 @@ class NodulePicture(Callback):
         """Draw and save."""
         if not trainer.is_global_zero:
             return
-        window = pl_module.head.window  # type: ignore[union-attr]
-        display = self.display or (window.low, window.high)
         rows = [(SUBTYPES[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
         if not rows:
             return
+        centers = rows[0][1]["centers"]
+        half = (centers[1] - centers[0]) / 2
+        display = self.display or (float(centers[0] - half), float(centers[-1] + half))
         figure = draw_nodules(rows, display)
         path = f"{trainer.default_root_dir}/synthetic.png"
         with written_whole(path) as temporary:
@@ -103,7 +104,7 @@ def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, f
 def _slice(volume: np.ndarray, axis: int, center: list[int]) -> np.ndarray:
     if volume.ndim == 2:
         return volume
-    plane = np.take(volume, center[axis], axis)
+    plane: np.ndarray = np.take(volume, center[axis], axis)
     # z runs upwards in coronal and sagittal planes
     return plane if axis == 0 else plane[::-1]
 

@@ -62,12 +62,13 @@ class NiftiWriter(Callback):
                     tuple(batch["origin_mm"][row].tolist()),
                     batch["direction"][row].cpu().numpy(),
                 )
-                write_volume(f"{folder}/{kind}s/{nodule_id}.nii.gz", volume)
+                path = f"{folder}/{kind}s/{nodule_id}.nii.gz"
+                write_volume(path, volume, description="synthetic nodule, noduleforge")
             self.rows.append(
                 {
                     "nodule_id": nodule_id,
-                    # nodules put into one background belong together; nothing personal is kept
-                    "patient_id": f"synthetic-{name}",
+                    # the background's, so that it crosses no split when real data are added
+                    "patient_id": batch["patient_id"][row],
                     "image": f"images/{nodule_id}.nii.gz",
                     "mask": f"masks/{nodule_id}.nii.gz",
                     "subtype": SUBTYPES[int(batch["subtype"][row])],

@@ -292,7 +292,13 @@ class SubtypeSampler(DistributedSampler[int]):
 
 
 class NoduleDataModule(LightningDataModule, ABC):
-    """Loaders over patient-grouped splits of nodules, cached as latents if asked for."""
+    """Loaders over patient-grouped splits of nodules, cached as latents if asked for.
+
+    Attributes:
+        roi_spacing_mm: spacing of the ROIs.
+    """
+
+    roi_spacing_mm: float
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class NoduleBatch(TypedDict):
         direction: `(B, len(spatial), len(spatial))` float64; direction cosines as SimpleITK has
             them (world x, y[, z] in rows, image axes x, y[, z] in columns).
         name: `B` strings; the nodule's identifier, safe as a file name, no patient's name.
+        patient_id: `B` strings; the data set's pseudonym, by which splits are made.
         index: `(B,)` int64; position of the nodule in its dataset, stable across epochs, ranks
             and batch sizes; the seed of everything that is sampled for it.
         histogram: `(B, bins)` float32; the requested intensity histogram inside the mask, sums to
@@ -46,6 +47,7 @@ class NoduleBatch(TypedDict):
     origin_mm: Tensor
     direction: Tensor
     name: list[str]
+    patient_id: list[str]
     index: Tensor
     histogram: NotRequired[Tensor]
     latent_mean: NotRequired[Tensor]

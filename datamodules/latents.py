@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 LATENTS = ("latent_mean", "latent_logvar", "context")
 """What `encode` returns; stored as float16."""
 
-NAME_BYTES = 255
-"""Room for a name: no file system takes a longer file name."""
+TEXTS = ("name", "patient_id")
+TEXT_BYTES = 255
+"""Room for each of the texts: no file system takes a longer file name."""
 
 _ATTRIBUTE = "attributes."
 
@@ -67,7 +68,7 @@ class LatentCache(Dataset[NoduleBatch]):
         """Return one item, with its latents."""
         item: dict[str, Any] = {"attributes": {}}
         for key, array in self.arrays.items():
-            if key == "name":
+            if key in TEXTS:
                 item[key] = bytes(array[index]).decode()
                 continue
             # float16, int16 and uint8 are ways to store what the contract has as float32
@@ -192,7 +193,7 @@ def _arrays(
 ) -> dict[str, NDArray[Any]]:
     """Flatten a batch into arrays `(B, ...)` of the types they are stored in."""
     flat: dict[str, Any] = {**batch, **{key: latents[key] for key in LATENTS}}
-    names = [name.encode() for name in flat.pop("name")]
+    texts = {key: [text.encode() for text in flat.pop(key)] for key in TEXTS}
     attributes = flat.pop("attributes")
     flat |= {f"{_ATTRIBUTE}{key}": value for key, value in attributes.items()}
     types: dict[str, Any] = {
@@ -204,8 +205,7 @@ def _arrays(
     for key, value in flat.items():
         array = value.detach().cpu().numpy()
         arrays[key] = array.astype(types.get(key, array.dtype))
-    arrays["name"] = np.array(names, f"S{NAME_BYTES}")
-    return arrays
+    return arrays | {key: np.array(text, f"S{TEXT_BYTES}") for key, text in texts.items()}
 
 
 def _job(world_size: int) -> str:

@@ -330,6 +330,7 @@ class LIDCDataset(NoduleDataset):
             "origin_mm": torch.tensor(roi.origin_mm, dtype=torch.float64),
             "direction": torch.from_numpy(roi.direction.copy()),
             "name": row["nodule_id"],
+            "patient_id": row["patient_id"],
             "index": torch.tensor(nodule),
         }
 

@@ -116,7 +116,7 @@ def read_volume(path: str | Path) -> Volume:
     return Volume(array, grid.spacing_mm, grid.origin_mm, grid.direction)
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
+def write_volume(path: str | Path, volume: Volume, description: str = "") -> None:
     """Write an image file whole or not at all, replacing an older one.
 
     Its folder is made. Booleans and `uint8` are stored as `uint8`, other integers as `int16`,
@@ -125,6 +125,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     Args:
         path: where to; its ending, one of `WRITABLE`, says the format.
         volume: what to write.
+        description: goes into the header (NIfTI: at most 80 characters, read back as `descrip`).
 
     Raises:
         ValueError: If the ending is unknown or integers do not fit into `int16`.
@@ -151,6 +152,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     image.SetSpacing(volume.spacing_mm[::-1])
     image.SetOrigin(volume.origin_mm)
     image.SetDirection(volume.direction.ravel().tolist())
+    if description:
+        image.SetMetaData("ITK_FileNotes", description)
     with written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 

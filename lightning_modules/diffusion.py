@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -21,7 +22,7 @@ from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.process import DiffusionProcess, Predict, Solver
 from lightning_modules.core.randomness import generator, sample_noise
 from lightning_modules.core.region import dilate, feather, fill, paste, touched
-from lightning_modules.core.regularizer import Estimate
+from lightning_modules.core.regularizer import Estimate, Regularizer
 from lightning_modules.core.schedule import warmup_cosine
 from lightning_modules.heads.head import ModalityHead
 
@@ -84,7 +85,7 @@ class NoduleDiffusion(LightningModule):
         self.codec = codec.requires_grad_(False).eval()
         self.denoiser = Denoiser(unet, codec, head.conditioners)
 
-        def average(ema: Tensor, value: Tensor, updates: Tensor) -> Tensor:
+        def average(ema: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
             decay = min(ema_decay, (1 + int(updates)) / (10 + int(updates)))
             return torch.lerp(value, ema, decay)
 
@@ -172,7 +173,7 @@ class NoduleDiffusion(LightningModule):
         self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
         loss = losses["diffusion"]
         for name, regularizer in self.head.regularizers.items():
-            loss = loss + regularizer.weight * losses[name]
+            loss = loss + cast(Regularizer, regularizer).weight * losses[name]
         return loss
 
     def losses(
@@ -330,16 +331,19 @@ class NoduleDiffusion(LightningModule):
         scale, evaluations = self.sampling.guidance_scale, self.sampling.evaluations
         given = network.condition(batch, surroundings)
         if scale == 1:
-            return lambda x_t, timestep: network(x_t, timestep, given), evaluations
+            return partial(network, conditioning=given), evaluations
         everywhere = torch.ones_like(batch["index"], dtype=torch.bool)
         withheld = {n: everywhere for n, c in self.head.conditioners.items() if c.guided}
         without = network.condition(batch, surroundings, withheld)
         both = Conditioning(
-            *(None if a is None else torch.cat([a, b]) for a, b in zip(given, without, strict=True))
+            *(
+                None if a is None or b is None else torch.cat([a, b])
+                for a, b in zip(given, without, strict=True)
+            )
         )
 
         def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
-            output = network(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
+            output: Tensor = network(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
             with_conditions, without_conditions = output.chunk(2)
             return without_conditions + scale * (with_conditions - without_conditions)
 

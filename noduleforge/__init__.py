@@ -1,0 +1,1 @@
+"""The noduleforge command: what is done before and after training."""

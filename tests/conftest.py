@@ -43,6 +43,7 @@ def make_batch() -> Callable[..., NoduleBatch]:
             "origin_mm": torch.zeros(size, spatial_dims, dtype=torch.float64),
             "direction": identity.expand(size, -1, -1).clone(),
             "name": [f"nodule-{i}" for i in range(size)],
+            "patient_id": [f"patient-{i}" for i in range(size)],
             "index": torch.arange(size),
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 import yaml
 from scipy import ndimage
@@ -150,6 +151,8 @@ def check_synthesis(root: Path, store: Path) -> None:
         image = read_volume(root / "synthetic" / row.image)
         mask = read_volume(root / "synthetic" / row.mask)
         assert image.array.dtype == np.int16
+        header = sitk.ReadImage(root / "synthetic" / row.image)
+        assert "synthetic" in header.GetMetaData("descrip")
         assert image.grid.matches(mask.grid)
         corner = np.rint(source.grid.index(image.origin_mm)).astype(int)
         cut = tuple(slice(c, c + n) for c, n in zip(corner, image.array.shape, strict=True))

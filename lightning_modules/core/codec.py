@@ -114,17 +114,18 @@ class LatentCodec(nn.Module):
         Raises:
             ValueError: If there is no batch, or a statistic is not finite or a channel is constant.
         """
-        count, total, square = 0, 0.0, 0.0
-        for mean, logvar in posteriors:
-            mean, axes = mean.double(), (0, *range(2, mean.ndim))
+        count = 0
+        total = square = torch.zeros(self.latent_channels, dtype=torch.float64)
+        for batch_mean, logvar in posteriors:
+            mean, axes = batch_mean.double(), (0, *range(2, batch_mean.ndim))
             count += mean.numel() // mean.shape[1]
-            total = total + mean.sum(axes)
-            square = square + (mean.square() + logvar.double().exp()).sum(axes)
+            total = total.to(mean.device) + mean.sum(axes)
+            square = square.to(mean.device) + (mean.square() + logvar.double().exp()).sum(axes)
         if count == 0:
             message = "The codec's scale factor needs at least one batch of latents, got none."
             raise ValueError(message)
-        shift = torch.as_tensor(total) / count
-        variance = torch.as_tensor(square) / count - shift.square()
+        shift = total / count
+        variance = square / count - shift.square()
         scale = variance.clamp(min=0).rsqrt()
         if not (torch.isfinite(shift).all() and torch.isfinite(scale).all()):
             message = (

@@ -106,8 +106,8 @@ class Conditioner(nn.Module, ABC):
         absent = self.absent(given)
         # torch.where keeps both sides in the graph: under DDP no parameter is ever unused
         mixed = [
-            value
-            if value is None
+            None
+            if value is None or null is None
             else torch.where(withheld.view(-1, *(1,) * (value.ndim - 1)), null, value)
             for value, null in zip(given, absent, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -156,9 +157,9 @@ def _recompute(block: nn.Module) -> None:
     """Let a block recompute its activations in the backward pass instead of keeping them."""
     forward = block.forward
 
-    def checkpointed(**inputs: object) -> object:
+    def checkpointed(**inputs: Any) -> Any:
         if torch.is_grad_enabled():
             return checkpoint(forward, use_reentrant=False, **inputs)
         return forward(**inputs)
 
-    block.forward = checkpointed  # type: ignore[assignment]
+    block.forward = checkpointed

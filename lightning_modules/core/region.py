@@ -11,7 +11,7 @@ def _pool(x: Tensor, kind: str, kernel: int, stride: int, padding: int = 0) -> T
         pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[rank]
         return pool(x, kernel, stride, padding)
     average = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
-    return average(x, kernel, stride, padding)  # type: ignore[operator, no-any-return]
+    return average(x, kernel, stride, padding)
 
 
 def dilate(mask: Tensor, voxels: int) -> Tensor:

@@ -91,7 +91,8 @@ class HistogramRegularizer(Regularizer):
     ) -> None:
         super().__init__(weight)
         self.space = space
-        self.distances = dict(distances or {"js": 1.0, "w1": 1.0})
+        default: dict[Distance, float] = {"js": 1.0, "w1": 1.0}
+        self.distances = dict(distances or default)
         self.bins, self.limit = bins, limit
         self.kernel, self.bandwidth = kernel, bandwidth
         self.timestep_weight, self.min_signal = timestep_weight, min_signal
@@ -117,7 +118,7 @@ class HistogramRegularizer(Regularizer):
 
     def distance(self, ours: Tensor, real: Tensor, inside: Tensor) -> Tensor:
         """Distance of each sample, `(B,)`, between `(B, C, *)` values weighted by `(B, 1, *)`."""
-        histograms = [
+        p, q = (
             soft_histogram(
                 values.flatten(2),
                 inside.flatten(2),
@@ -128,9 +129,9 @@ class HistogramRegularizer(Regularizer):
                 self.bandwidth,
             )
             for values in (ours, real)
-        ]
+        )
         width = 2 * self.limit / self.bins
         total = torch.zeros(len(ours), device=ours.device)
         for name, factor in self.distances.items():
-            total = total + factor * histogram_distance(*histograms, name, width).mean(1)
+            total = total + factor * histogram_distance(p, q, name, width).mean(1)
         return total

@@ -47,6 +47,7 @@ class Balls(NoduleDataset):
             "origin_mm": torch.tensor([-2.0 * c for c in center[::-1]], dtype=torch.float64),
             "direction": torch.eye(n, dtype=torch.float64),
             "name": f"ball-{nodule}",  # type: ignore[typeddict-item]
+            "patient_id": f"P{nodule}",  # type: ignore[typeddict-item]
             "index": torch.tensor(nodule),
         }
 

@@ -36,6 +36,7 @@ class Noise(NoduleDataset):
             "origin_mm": torch.tensor([0.1, 0.2, nodule / 3], dtype=torch.float64),
             "direction": torch.eye(3, dtype=torch.float64),
             "name": f"nodule-{nodule}",  # type: ignore[typeddict-item]
+            "patient_id": f"P{nodule}",  # type: ignore[typeddict-item]
             "index": torch.tensor(nodule),
         }
 

@@ -63,8 +63,6 @@ def test_write_refuses(tmp_path: Path) -> None:
     large = Volume(np.full((2, 2), 40000), (1, 1), (0, 0), np.eye(2))
     with pytest.raises(ValueError, match="40000 do not fit into int16"):
         write_volume(tmp_path / "a.mha", large)
-    with pytest.raises(RuntimeError):
-        write_volume(tmp_path / "absent" / "a.mha", volume())
     assert not list(tmp_path.iterdir())
 
 

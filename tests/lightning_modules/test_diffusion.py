@@ -161,7 +161,7 @@ def test_warm_start_takes_the_averaged_weights(
     make_trainer: Make,
     stage1: Make,
 ) -> None:
-    trainer, model, data = trained(spatial_dims)
+    trainer, model, _ = trained(spatial_dims)
     trainer.save_checkpoint(tmp_path / "first.ckpt")
     settings = {"autoencoder": stage1(spatial_dims), "init_from": tmp_path / "first.ckpt"}
     warm = make_diffusion(spatial_dims, learning_rate=0.0, **settings)
@@ -246,7 +246,7 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=r"no autoencoder: set model\.autoencoder"):
         make_trainer().fit(make_diffusion(3), make_data(3))
-    with pytest.raises(FileNotFoundError, match="absent.ckpt is not a file: train it first"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.ckpt is not a file: train it first"):
         make_trainer().fit(make_diffusion(3, autoencoder=tmp_path / "absent.ckpt"), make_data(3))
     path = stage1(3)
     other = make_diffusion(3)

@@ -357,7 +357,16 @@ def test_dpm_solver_reproduces_a_gaussian(
     start = sigma * noise.double() - alpha * network.mean
     exact = network.mean + network.deviation * start / scale
     torch.testing.assert_close(got.double(), exact, atol=0.1, rtol=0)
-    print('XX', prediction, schedule, (got.double()-exact).abs().max().item(), got.mean().item()-exact.mean().item(), got.std().item()/exact.std().item(), exact.mean(), exact.std())
+    print(
+        "XX",
+        prediction,
+        schedule,
+        (got.double() - exact).abs().max().item(),
+        got.mean().item() - exact.mean().item(),
+        got.std().item() / exact.std().item(),
+        exact.mean(),
+        exact.std(),
+    )
 
 
 @dims

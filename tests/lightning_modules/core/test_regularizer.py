@@ -72,7 +72,13 @@ def by_hand(case: Estimate, space: str, distances: Mapping[str, float], bins: in
         for ours, real in zip(*channels, strict=True):
             p, q = (
                 (
-                    (1 - np.abs(v.clip(centers[0], centers[-1])[:, None] - centers) * bins / 2 / limit)
+                    (
+                        1
+                        - np.abs(v.clip(centers[0], centers[-1])[:, None] - centers)
+                        * bins
+                        / 2
+                        / limit
+                    )
                     .clip(0)
                     .T
                     @ weights
@@ -92,9 +98,7 @@ def by_hand(case: Estimate, space: str, distances: Mapping[str, float], bins: in
 @dims
 @spaces
 @pytest.mark.parametrize("distances", [{"js": 1.0}, {"w1": 2.0}, {"cvm": 0.5, "js": 3.0}])
-def test_equals_the_distance_by_hand(
-    space: Any, distances: Any, spatial_dims: int
-) -> None:
+def test_equals_the_distance_by_hand(space: Any, distances: Any, spatial_dims: int) -> None:
     case = estimate(spatial_dims, shift=0.7)
     got = build(space, distances=distances, bins=12)(case)
     expected = (by_hand(case, space, distances, 12) * [0.9, 0.3]).sum() / 2
@@ -203,7 +207,9 @@ def test_its_gradient_leads_to_the_target(space: Any, distance: Any, spatial_dim
     torch.manual_seed(0)
     codec = LatentCodec(spatial_dims, channels=(4, 4), latent_channels=3, norm_num_groups=2)
     codec.eval().requires_grad_(False)
-    codec.measure([(torch.randn(4, 3, *(4,) * spatial_dims), torch.full((4, 3, *(4,) * spatial_dims), -9.0))])
+    codec.measure(
+        [(torch.randn(4, 3, *(4,) * spatial_dims), torch.full((4, 3, *(4,) * spatial_dims), -9.0))]
+    )
     with torch.no_grad():
         # an untrained decoder's image lies in a small part of [-1, 1]
         raw = codec.decode(estimate(spatial_dims).latent)

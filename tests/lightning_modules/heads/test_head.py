@@ -16,9 +16,7 @@ dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 
 @dims
 @settings(max_examples=50, deadline=None)
-@given(
-    low=st.floats(-2000, 2000), width=st.floats(1, 4000), seed=st.integers(0, 1000)
-)
+@given(low=st.floats(-2000, 2000), width=st.floats(1, 4000), seed=st.integers(0, 1000))
 def test_round_trip_is_the_clipped_image(
     spatial_dims: int, low: float, width: float, seed: int
 ) -> None:
@@ -33,9 +31,7 @@ def test_round_trip_is_the_clipped_image(
     assert normal.min() >= -1
     assert normal.max() <= 1
     clipped = image.double().clamp(low, low + width)
-    torch.testing.assert_close(
-        window.denormalize(normal).double(), clipped, atol=4e-3, rtol=1e-5
-    )
+    torch.testing.assert_close(window.denormalize(normal).double(), clipped, atol=4e-3, rtol=1e-5)
 
 
 def test_the_ends_of_the_window() -> None:
