@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -377,8 +378,18 @@ class NoduleDiffusion(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another window or spacing."""
-        saved = checkpoint["noduleforge"]
+        """Refuse a checkpoint of another stage, window, margin or spacing.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        saved = checkpoint.get("noduleforge", {})
+        if "margin_voxels" not in saved:
+            message = (
+                "The checkpoint is not one of a diffusion model: ckpt_path takes stage 2's, and "
+                "model.autoencoder that of stage 1."
+            )
+            raise ValueError(message)
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         ours = {
             "window": [self.head.window.low, self.head.window.high],
@@ -455,5 +466,13 @@ def _read(path: Path, what: str) -> dict[str, Any]:
             f"The {what} checkpoint {path} is not a file: train it first, or correct the path."
         )
         raise FileNotFoundError(message)
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint["state_dict"]
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        message = (
+            f"The {what} checkpoint {path} is no checkpoint or is cut short: copy it again, or "
+            "train it again."
+        )
+        raise ValueError(message) from error
     return checkpoint

@@ -249,6 +249,13 @@ def test_mistakes_are_named(
     with pytest.raises(FileNotFoundError, match=r"absent\.ckpt is not a file: train it first"):
         make_trainer().fit(make_diffusion(3, autoencoder=tmp_path / "absent.ckpt"), make_data(3))
     path = stage1(3)
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(path.read_bytes()[:1000])
+    for file in (broken, tmp_path / "store3/nodules.csv"):
+        with pytest.raises(ValueError, match="is no checkpoint or is cut short"):
+            make_trainer().fit(make_diffusion(3, autoencoder=file), make_data(3))
+    with pytest.raises(ValueError, match="not one of a diffusion model"):
+        make_trainer().test(make_diffusion(3), make_data(3), ckpt_path=path)
     other = make_diffusion(3)
     other.head.window = type(other.head.window)(-1000, 500)
     with pytest.raises(ValueError, match=r"trained with the window \[-1000, 400\].*\[-1000, 500\]"):

@@ -228,7 +228,7 @@ def test_attributes_are_scaled_and_flagged(make_batch: MakeBatch, spatial_dims: 
 
 def test_an_attribute_that_the_batch_lacks_is_refused(make_batch: MakeBatch) -> None:
     conditioner = AttributeConditioner({"texture": (1, 5)})
-    with pytest.raises(KeyError, match="texture.*diameter_mm.*malignancy"):
+    with pytest.raises(KeyError, match=r"texture.*diameter_mm.*malignancy"):
         conditioner.vector(make_batch(2))
 
 
