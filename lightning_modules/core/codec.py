@@ -126,16 +126,16 @@ class LatentCodec(nn.Module):
             raise ValueError(message)
         shift = total / count
         variance = square / count - shift.square()
-        scale = variance.clamp(min=0).rsqrt()
-        if not (torch.isfinite(shift).all() and torch.isfinite(scale).all()):
+        if not (torch.isfinite(variance).all() and (variance > 1e-8).all()):
             message = (
-                f"The latents' scale factor came out as {scale.tolist()} with shift "
-                f"{shift.tolist()}, expected finite numbers: the autoencoder has diverged or "
-                "ignores a channel; train it again before the diffusion model."
+                f"The scale factor cannot be measured: the latents' channels have means "
+                f"{shift.tolist()} and variances {variance.tolist()}, expected finite ones above "
+                "1e-8: the autoencoder has diverged or ignores a channel; train it again before "
+                "the diffusion model."
             )
             raise ValueError(message)
         self.shift.copy_(shift)
-        self.scale_factor.copy_(scale)
+        self.scale_factor.copy_(variance.rsqrt())
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of the autoencoder's weights; the key of everything computed from them."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -155,11 +157,12 @@ class Denoiser(nn.Module):
 
 def _recompute(block: nn.Module) -> None:
     """Let a block recompute its activations in the backward pass instead of keeping them."""
-    forward = block.forward
+    # a bound method is bound anew when the block is copied; a closure would keep the old weights
+    block.forward = MethodType(_checkpointed, block)
 
-    def checkpointed(**inputs: Any) -> Any:
-        if torch.is_grad_enabled():
-            return checkpoint(forward, use_reentrant=False, **inputs)
-        return forward(**inputs)
 
-    block.forward = checkpointed
+def _checkpointed(block: nn.Module, **inputs: Any) -> Any:
+    forward = partial(type(block).forward, block)
+    if torch.is_grad_enabled():
+        return checkpoint(forward, use_reentrant=False, **inputs)
+    return forward(**inputs)

@@ -1,6 +1,7 @@
 """Perceptual distance from a local weights file; nothing is downloaded."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import lpips
 import torch
@@ -34,20 +35,25 @@ class PerceptualDistance(nn.Module):
         self.slices = slices
         # pnet_rand leaves the backbone to us; the package would download it
         self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        stored = torch.load(weights, weights_only=True, map_location="cpu")
         wanted = self.lpips.net.state_dict()
-        # lpips calls layer i of the features "slice<s>.<i>"
-        names = {name: "features." + name.split(".", 1)[1] for name in wanted}
-        missing = [source for source in names.values() if source not in stored]
-        if missing:
-            message = (
-                f"The perceptual weights {weights} lack {missing[0]}, expected torchvision's "
-                "AlexNet state dict."
+        try:
+            stored = torch.load(weights, weights_only=True, map_location="cpu")
+            # lpips calls layer i of the features "slice<s>.<i>"
+            self.lpips.net.load_state_dict(
+                {name: stored["features." + name.split(".", 1)[1]] for name in wanted}
             )
-            raise ValueError(message)
-        self.lpips.net.load_state_dict({name: stored[names[name]] for name in wanted})
+        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+            message = (
+                f"The perceptual weights {weights} are not torchvision's AlexNet state dict: "
+                "give that file, or null to train without a perceptual loss."
+            )
+            raise ValueError(message) from error
         self.requires_grad_(False)
-        self.eval()
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "PerceptualDistance":
+        """Stay in evaluation mode: dropout has no place in a distance."""
+        return super().train(False)
 
     def forward(self, image: Tensor, other: Tensor) -> Tensor:
         """Mean distance between images `(B, 1, *spatial)` in [-1, 1], a scalar."""

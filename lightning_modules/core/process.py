@@ -4,13 +4,20 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 Prediction = Literal["epsilon", "v", "flow"]
 Weighting = Literal["uniform", "min_snr", "x0"]
-Solver = Literal["dpm-solver++", "ddim", "ddpm"]
+Solver = Literal["dpm-solver++", "ddim", "sde-dpm-solver++"]
+SOLVERS = {
+    "dpm-solver++": ("dpmsolver++", 2),
+    "ddim": ("dpmsolver++", 1),
+    "sde-dpm-solver++": ("sde-dpmsolver++", 2),
+}
+"""Algorithm and order of diffusers' DPM-Solver (Lu et al. 2022); its first order is DDIM (Song et
+al. 2021)."""
+
 Predict = Callable[[Tensor, Tensor], Tensor]
 """From a noisy latent `(B, C, *latent)` and timesteps `(B,)` to the network's output."""
 
@@ -126,41 +133,33 @@ class DiffusionProcess(nn.Module):
         axes = tuple(range(1, error.ndim))
         error = error.mean(1, keepdim=True)
 
-        def mean(where: Tensor) -> Tensor:
-            return (error * where).sum(axes) / where.sum(axes).clamp(min=1)
+        total = torch.zeros_like(timestep, dtype=error.dtype)
+        weights = torch.zeros_like(total)
+        for where, weight in ((region, self.roi_weight), (1 - region, 1.0)):
+            voxels = where.sum(axes)
+            present = weight * (voxels > 0)
+            total = total + present * (error * where).sum(axes) / voxels.clamp(min=1)
+            weights = weights + present
+        return (self.weight(timestep) * total / weights).mean()
 
-        inside, outside = mean(region), mean(1 - region)
-        combined = (self.roi_weight * inside + outside) / (self.roi_weight + 1)
-        return (self.weight(timestep) * combined).mean()
-
-    def solver(self, name: Solver, steps: int) -> SchedulerMixin:
+    def solver(self, name: Solver, steps: int) -> DPMSolverMultistepScheduler:
         """A diffusers scheduler of `steps` network evaluations that takes estimates of x_0.
 
         Raises:
-            ValueError: If the solver is unknown, or cannot follow a flow.
+            ValueError: If there is no solver of that name.
         """
-        if self.prediction == "flow" and name != "dpm-solver++":
-            message = (
-                f"The solver {name!r} cannot follow a flow: choose 'dpm-solver++', or predict "
-                "'epsilon' or 'v'."
-            )
+        if name not in SOLVERS:
+            message = f"The solver is {name!r}, expected one of {', '.join(SOLVERS)}."
             raise ValueError(message)
-        common = {
-            "num_train_timesteps": self.timesteps,
-            "beta_schedule": self.schedule,
-            "prediction_type": "sample",
-            "timestep_spacing": "trailing",
-        }
-        if name == "dpm-solver++":
-            flow = self.prediction == "flow"
-            solver = DPMSolverMultistepScheduler(use_flow_sigmas=flow, **common)
-        elif name == "ddim":
-            solver = DDIMScheduler(clip_sample=False, **common)
-        elif name == "ddpm":
-            solver = DDPMScheduler(clip_sample=False, **common)
-        else:
-            message = f"The solver is {name!r}, expected 'dpm-solver++', 'ddim' or 'ddpm'."
-            raise ValueError(message)
+        algorithm, order = SOLVERS[name]
+        solver = DPMSolverMultistepScheduler(
+            self.timesteps,
+            beta_schedule=self.schedule,
+            prediction_type="sample",
+            algorithm_type=algorithm,
+            solver_order=order,
+            use_flow_sigmas=self.prediction == "flow",
+        )
         solver.set_timesteps(steps)
         return solver
 
@@ -187,8 +186,8 @@ class DiffusionProcess(nn.Module):
             region: `(B, 1, *latent)`; 1 where to synthesize.
             noise: `(B, C, *latent)`; standard normal.
             steps: number of network evaluations.
-            solver: which solver; `ddpm` draws noise at each step.
-            generators: one for each sample, on the CPU; needed by `ddpm`.
+            solver: which solver; `sde-dpm-solver++` draws noise at each step.
+            generators: one for each sample, on the CPU; where that noise is drawn from.
 
         Returns:
             `(B, C, *latent)`, equal to `known` outside the region.
@@ -196,10 +195,9 @@ class DiffusionProcess(nn.Module):
         scheduler = self.solver(solver, steps)
         first = scheduler.timesteps[0].expand(len(known)).to(known.device)
         x_t = self.add_noise(known, noise, first)
-        extra = {"generator": generators} if solver == "ddpm" else {}
         for step in scheduler.timesteps:
             timestep = step.expand(len(known)).to(known.device)
             x0 = self.x0(x_t, predict(x_t, timestep), timestep)
             x0 = torch.where(region > 0, x0, known)
-            x_t = scheduler.step(x0, step, x_t, **extra).prev_sample
+            x_t = scheduler.step(x0, step, x_t, generator=generators).prev_sample
         return torch.where(region > 0, x_t, known)

@@ -29,7 +29,8 @@ class IntensityWindow:
 
     def normalize(self, image: Tensor) -> Tensor:
         """From physical units to [-1, 1]."""
-        return 2 * (image.clamp(self.low, self.high) - self.low) / (self.high - self.low) - 1
+        scaled = 2 * (image - self.low) / (self.high - self.low) - 1
+        return scaled.clamp(-1, 1)
 
     def denormalize(self, image: Tensor) -> Tensor:
         """From [-1, 1] to physical units, clipped to the window."""
