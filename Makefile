@@ -32,7 +32,7 @@ quickstart: $(INSTALLED) ## train on the embedded sample and synthesize nodules,
 	@echo "See runs/quickstart/synthetic.png, synthetic/ and metrics.json"
 
 test: $(INSTALLED) ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .

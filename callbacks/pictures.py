@@ -85,7 +85,7 @@ def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, f
         grid = figure.subplots(
             len(rows), columns, squeeze=False, width_ratios=[1] * (columns - 1) + [1.7]
         )
-        for line, (subtype, nodule) in zip(grid, rows, strict=True):
+        for number, (line, (subtype, nodule)) in enumerate(zip(grid, rows, strict=True)):
             center = [int(c.mean()) for c in np.nonzero(nodule["mask"])]
             for k, plane in enumerate(planes):
                 for offset, name in ((0, "background"), (len(planes), "image")):
@@ -94,10 +94,10 @@ def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, f
                     if offset == 0:
                         outline = _slice(nodule["mask"], k, center)
                         axes.contour(outline, [0.5], colors="tab:orange", linewidths=0.8)
-                    if line is grid[0]:
+                    if number == 0:
                         axes.set_title(f"{'background' if offset == 0 else 'synthetic'}, {plane}")
             line[0].set_ylabel(f"{subtype}\n{nodule['diameter']:.0f} mm")
-            _histograms(line[-1], nodule, legend=line is grid[0], axis=line is grid[-1])
+            _histograms(line[-1], nodule, legend=number == 0, axis=number == len(rows) - 1)
     return figure
 
 

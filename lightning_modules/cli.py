@@ -1,6 +1,7 @@
 """The `lightning` command: stock LightningCLI over this project's modules."""
 
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -8,6 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks  # noqa: F401 (short names in YAML)
 import datamodules  # noqa: F401
@@ -56,11 +58,21 @@ class NoduleForgeCLI(LightningCLI):
         settings = self.config[self.subcommand].trainer
         if settings.logger is None:
             root = settings.default_root_dir or "runs/unnamed"
+            keep_metrics(Path(root))
             kwargs["logger"] = [
                 CSVLogger(root, name="", version=""),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
         return super().instantiate_trainer(**kwargs)
+
+
+@rank_zero_only
+def keep_metrics(root: Path) -> None:
+    """Rename the CSV log of an earlier command in this run, which CSVLogger would delete."""
+    earlier = root / "metrics.csv"
+    if earlier.is_file():
+        number = sum(1 for _ in root.glob("metrics-*.csv")) + 1
+        earlier.rename(root / f"metrics-{number}.csv")
 
 
 def main(args: ArgsType = None) -> None:

@@ -122,6 +122,7 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
     main(["fit", *config, "--trainer.max_steps", "2"])
     assert torch.load(root / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
     main(["test", *config])
+    assert {"metrics-1.csv", "metrics-2.csv"} <= {p.name for p in root.iterdir()}
     if stage2:
         main(["predict", *config])
         check_synthesis(root, store)

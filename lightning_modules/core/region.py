@@ -21,6 +21,12 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
     return mask
 
 
+def box_blur(image: Tensor, radius: int) -> Tensor:
+    """Mean over a cube of `2 * radius + 1` voxels; the border is repeated outwards."""
+    padded = F.pad(image, [radius] * (2 * (image.ndim - 2)), mode="replicate")
+    return _pool(padded, "avg", 2 * radius + 1, 1)
+
+
 def feather(mask: Tensor, margin_voxels: int) -> Tensor:
     """Weight of the synthetic image: 1 inside the mask, falling to exactly 0 at the margin.
 
@@ -35,8 +41,7 @@ def feather(mask: Tensor, margin_voxels: int) -> Tensor:
     grown = dilate(mask, margin_voxels - blur)
     if blur == 0:
         return grown
-    padded = F.pad(grown, [blur] * (2 * (mask.ndim - 2)), mode="replicate")
-    return torch.where(mask > 0, 1.0, _pool(padded, "avg", 2 * blur + 1, 1))
+    return torch.where(mask > 0, 1.0, box_blur(grown, blur))
 
 
 def fill(image: Tensor, region: Tensor) -> Tensor:

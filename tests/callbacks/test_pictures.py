@@ -32,3 +32,5 @@ def test_each_nodule_is_a_row(spatial_dims: int) -> None:
     changed = background.get_array() != synthetic.get_array()
     np.testing.assert_array_equal(changed, shown > 0)
     assert figure.axes[0].get_ylabel() == "solid\n10 mm"
+    assert figure.axes[0].get_title().startswith("background")
+    assert figure.axes[2 * planes].get_legend() is not None
