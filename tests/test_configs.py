@@ -125,7 +125,7 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
     assert {"metrics-1.csv", "metrics-2.csv"} <= {p.name for p in root.iterdir()}
     if stage2:
         main(["predict", *config])
-        check_synthesis(root, store)
+        check_synthesis(root)
 
 
 BASE_AUTOENCODER = "ct/autoencoder.yaml"
@@ -140,25 +140,30 @@ def small_autoencoder(small: Path, overlay: dict[str, Any]) -> Path:
     return path
 
 
-def check_synthesis(root: Path, store: Path) -> None:
-    """The volumes lie where their sources lie, are HU, and are a data set themselves."""
+def check_synthesis(root: Path) -> None:
+    """The volumes are the sources outside the margin, lie where they lie, and are a data set."""
     assert (root / "metrics.json").is_file()
     assert (root / "synthetic.png").stat().st_size > 10_000
-    table = pd.read_csv(root / "synthetic/nodules.csv")
+    table = pd.read_csv(root / "synthetic/nodules.csv", index_col="nodule_id")
     assert table["synthetic"].all()
-    assert table["nodule_id"].str.startswith("synthetic-").all()
-    for row in table.itertuples():
-        source = read_volume(store / f"images/{row.nodule_id.removeprefix('synthetic-')}.mha")
-        image = read_volume(root / "synthetic" / row.image)
-        mask = read_volume(root / "synthetic" / row.mask)
-        assert image.array.dtype == np.int16
-        header = sitk.ReadImage(root / "synthetic" / row.image)
+    config = yaml.safe_load((root / "config.yaml").read_text())
+    source = LIDCDataModule(**config["data"]["init_args"])
+    source.setup("predict")
+    assert len(table) == len(source.datasets["predict"])
+    for item in source.datasets["predict"]:
+        row = table.loc[f"synthetic-{item['name']}"]
+        assert row["patient_id"] == item["patient_id"]
+        image = read_volume(root / "synthetic" / row["image"])
+        mask = read_volume(root / "synthetic" / row["mask"])
+        header = sitk.ReadImage(root / "synthetic" / row["image"])
         assert "synthetic" in header.GetMetaData("descrip")
+        assert image.array.dtype == np.int16
         assert image.grid.matches(mask.grid)
-        corner = np.rint(source.grid.index(image.origin_mm)).astype(int)
-        cut = tuple(slice(c, c + n) for c, n in zip(corner, image.array.shape, strict=True))
+        np.testing.assert_allclose(image.origin_mm, item["origin_mm"], atol=1e-3)
+        np.testing.assert_allclose(image.spacing_mm, item["spacing_mm"], atol=1e-5)
+        np.testing.assert_array_equal(mask.array, item["mask"][0])
         margin = ndimage.binary_dilation(mask.array, np.ones((7, 7, 7)))
-        np.testing.assert_array_equal(image.array[~margin], source.array[cut][~margin])
+        np.testing.assert_array_equal(image.array[~margin], item["image"][0].numpy()[~margin])
     data = LIDCDataModule(root / "synthetic", roi_size=16, fractions=(0, 0, 1), cache_dir=None)
     data.setup("test")
     assert len(data.datasets["test"]) == len(table)

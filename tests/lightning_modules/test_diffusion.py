@@ -68,16 +68,16 @@ def perturb(model: NoduleDiffusion) -> None:
 def test_learns(
     spatial_dims: int, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
 ) -> None:
-    path = stage1(spatial_dims, 40)
-    seed_everything(1)
-    model = make_diffusion(spatial_dims, autoencoder=path, learning_rate=1e-2)
-    data = make_data(spatial_dims)
-    make_trainer(1).fit(model, data)
-    (before,) = make_trainer().validate(model, data, verbose=False)
-    model.init_from = None
-    make_trainer(80).fit(model, data)
-    (after,) = make_trainer().validate(model, data, verbose=False)
-    assert after["val/diffusion"] < 0.93 * before["val/diffusion"]
+    """The loss on held-out nodules falls below that of a network that has learned nothing."""
+    path, losses = stage1(spatial_dims, 40), []
+    for steps in (1, 80):
+        seed_everything(1)
+        model = make_diffusion(spatial_dims, autoencoder=path, learning_rate=1e-2)
+        data = make_data(spatial_dims)
+        make_trainer(steps).fit(model, data)
+        (figures,) = make_trainer().validate(model, data, verbose=False)
+        losses.append(figures["val/diffusion"])
+    assert losses[1] < 0.96 * losses[0], losses
 
 
 @DIMENSIONS
