@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batch import SUBTYPES, NoduleBatch
-from lightning_modules.core.histogram import bin_centers, paint_histogram, soft_histogram
+from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.library import HistogramLibrary
 from lightning_modules.core.region import occupancy
 
@@ -205,8 +205,7 @@ class VectorConditioner(Conditioner):
             raise ValueError(message)
         self.width = width
         self.slots = tuple(slots)
-        self.spread_channels = spread_channels if "channels" in slots else 0
-        self.channels = self.spread_channels
+        self.channels = spread_channels if "channels" in slots else 0
 
     def build(self, geometry: LatentGeometry) -> None:
         """Create the encoder, one output for each slot, and the absent vector."""
@@ -216,7 +215,7 @@ class VectorConditioner(Conditioner):
             nn.Linear(self.width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
         sizes = {
-            "channels": self.spread_channels,
+            "channels": self.channels,
             "tokens": geometry.token_dim,
             "embedding": geometry.embedding_dim,
         }
@@ -273,9 +272,7 @@ class HistogramConditioner(VectorConditioner):
 
     It is that of the nodule in the batch, or `batch["histogram"]` where a histogram is requested.
     The network sees the histogram and its cumulative sum: the first says which intensities occur,
-    the second changes smoothly when they shift. It also sees an image that has the histogram: its
-    intensities in ascending order from the rim of the mask to the core (see `paint_histogram`),
-    which binds far more strongly than numbers do.
+    the second changes smoothly when they shift.
 
     Args:
         bins: number of bins; LeFusion (Zhang et al., ICLR 2025) uses 16.
@@ -298,7 +295,6 @@ class HistogramConditioner(VectorConditioner):
         guided: bool = True,
     ) -> None:
         super().__init__(2 * bins, slots, spread_channels, dropout, guided)
-        self.channels = self.spread_channels + 1
         self.bins, self.low, self.high = bins, low, high
         self.library = HistogramLibrary(bins)
 
@@ -322,15 +318,6 @@ class HistogramConditioner(VectorConditioner):
         if "histogram" in batch:
             return batch["histogram"]
         return self.measure(batch["image"], batch["mask"])
-
-    def encode(self, batch: NoduleBatch, surroundings: Surroundings) -> Conditioning:
-        """The encoded histogram in its slots, and the painted one as the last channel."""
-        given = super().encode(batch, surroundings)
-        painted = paint_histogram(self.requested(batch), batch["mask"])
-        channels = [occupancy(painted, self.compression)]
-        if given.channels is not None:
-            channels.insert(0, given.channels)
-        return given._replace(channels=torch.cat(channels, 1))
 
     def vector(self, batch: NoduleBatch) -> Tensor:
         """Histogram and cumulative histogram, `(B, 2 * bins)`, scaled to order one."""

@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.core.region import box_blur
-
 Kernel = Literal["triangular", "gaussian", "sigmoid"]
 Distance = Literal["js", "w1", "cvm"]
 
@@ -134,41 +132,3 @@ def histogram_distance(p: Tensor, q: Tensor, distance: Distance, bin_width: floa
         return cramer_von_mises(p, q, bin_width)
     message = f"The distance is {distance!r}, expected 'js', 'w1' or 'cvm'."
     raise ValueError(message)
-
-
-def paint_histogram(histogram: Tensor, mask: Tensor, blurs: int = 6) -> Tensor:
-    """An image whose histogram inside the mask is the given one, dark at the rim, bright inside.
-
-    The voxels of the mask are ranked by how deep they lie (the sum of repeated blurs of the mask),
-    and each gets the quantile of its rank, as histogram matching does.
-
-    Args:
-        histogram: `(B, bins)`; each sums to one.
-        mask: `(B, 1, *spatial)`, 0 or 1.
-        blurs: number of blurs, each by one voxel.
-
-    Returns:
-        `(B, 1, *spatial)`; 0 to 1 from the low to the high end of the histogram's range inside the
-        mask, and 0 outside.
-    """
-    with torch.autocast(mask.device.type, enabled=False):
-        depth, blurred = torch.zeros_like(mask), mask
-        for _ in range(blurs):
-            blurred = box_blur(blurred, 1)
-            depth = depth + blurred
-        inside = mask.flatten(1)
-        count = inside.sum(1, keepdim=True)
-        # voxels outside rank first, below every voxel inside
-        order = torch.where(inside > 0, depth.flatten(1), -1.0).argsort(dim=1, stable=True)
-        rank = torch.empty_like(inside).scatter_(
-            1, order, torch.arange(inside.shape[1], device=mask.device).expand_as(order).float()
-        )
-        share = (rank - (inside.shape[1] - count) + 0.5) / count.clamp(min=1)
-        share = share.clamp(0, 1)
-        bins = histogram.shape[1]
-        cumulative = histogram.float().cumsum(1).contiguous()
-        index = torch.searchsorted(cumulative, share).clamp(max=bins - 1)
-        height = histogram.float().gather(1, index)
-        below = cumulative.gather(1, index) - height
-        within = ((share - below) / height.clamp(min=1e-8)).clamp(0, 1)
-        return ((index + within) / bins * inside).view_as(mask)

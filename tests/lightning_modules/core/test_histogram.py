@@ -22,7 +22,6 @@ from lightning_modules.core.histogram import (
     cramer_von_mises,
     histogram_distance,
     jensen_shannon,
-    paint_histogram,
     soft_histogram,
     wasserstein1,
 )
@@ -364,26 +363,3 @@ def test_gradient_between_separated_histograms(name: Any, expected: float) -> No
     else:
         assert (values.grad < 0).all()
         assert -values.grad.sum().item() == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_a_painted_histogram_is_the_one_that_was_asked_for(spatial_dims: int) -> None:
-    side, bins = (24, 16)
-    stream = torch.Generator().manual_seed(0)
-    grid = torch.stack(torch.meshgrid(*[torch.arange(side)] * spatial_dims, indexing="ij"))
-    distance = (grid - side / 2).square().sum(0).sqrt()
-    mask = torch.stack([distance < 8, distance < 6, distance < 0]).float().unsqueeze(1)
-    asked = torch.rand(3, bins, generator=stream)
-    asked[:, 3:9] = 0
-    asked = asked / asked.sum(1, keepdim=True)
-    painted = paint_histogram(asked, mask)
-    assert (painted[mask == 0] == 0).all()
-    assert torch.isfinite(painted).all()
-    for k in range(2):
-        inside = painted[k][mask[k] > 0]
-        counted = torch.histc(inside, bins, 0, 1) / len(inside)
-        # each of the occupied bins is off by at most one voxel
-        torch.testing.assert_close(counted, asked[k], rtol=0, atol=1.01 / len(inside))
-        # dark at the rim, bright at the core
-        depth = -distance[mask[k, 0] > 0]
-        assert torch.corrcoef(torch.stack([depth, inside]))[0, 1] > 0.8
