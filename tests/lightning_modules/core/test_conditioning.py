@@ -155,6 +155,11 @@ def test_background_hides_the_region(make_batch: MakeBatch, spatial_dims: int) -
     assert torch.equal(given, conditioner(batch, Surroundings(other, region), never()).channels)
     expected = np.concatenate([context.numpy() * (region.numpy() == 0), region.numpy()], 1)
     np.testing.assert_array_equal(given, expected)
+    # withheld: no background, and everything is to be synthesized
+    absent = conditioner(batch, Surroundings(context, region), ~never()).channels
+    assert absent is not None
+    assert (absent[:, :-1] == 0).all()
+    assert (absent[:, -1:] == 1).all()
 
 
 @dims
