@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Synthesis
+from lightning_modules.checkpoints import load_codec, load_denoiser
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import Conditioning, HistogramConditioner, Surroundings
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
@@ -103,7 +103,7 @@ class NoduleDiffusion(LightningModule):
         if stage != "fit" or self.trainer.ckpt_path:
             return
         if self.autoencoder is not None:
-            load_codec(self.codec, self.autoencoder, self.head)
+            load_codec(self.codec, self.autoencoder, self.head.window)
         if self.init_from is not None:
             load_denoiser(self.denoiser, self.init_from)
             self.ema.module.load_state_dict(self.denoiser.state_dict())
@@ -403,76 +403,3 @@ class NoduleDiffusion(LightningModule):
                     f"{value}: set it to the checkpoint's value."
                 )
                 raise ValueError(message)
-
-
-def load_codec(codec: LatentCodec, path: Path, head: ModalityHead) -> None:
-    """Load the autoencoder of a stage 1 checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no autoencoder's, or of another size or window.
-    """
-    checkpoint = _read(path, "autoencoder")
-    window = checkpoint.get("noduleforge", {}).get("window")
-    ours = [head.window.low, head.window.high]
-    if window != ours:
-        message = (
-            f"The autoencoder in {path} was trained with the window {window}, but the head's is "
-            f"{ours}: they must be the same."
-        )
-        raise ValueError(message)
-    prefix = "codec."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    try:
-        codec.load_state_dict(weights)
-    except RuntimeError as error:
-        message = (
-            f"The autoencoder in {path} does not fit model.codec: give the codec the same "
-            "channels, latent_channels and num_res_blocks as in stage 1."
-        )
-        raise ValueError(message) from error
-
-
-def load_denoiser(denoiser: Denoiser, path: Path) -> None:
-    """Load the averaged weights of a diffusion checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If its network is of another size or has other conditioners.
-    """
-    prefix = "ema.module."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in _read(path, "diffusion model")["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    try:
-        denoiser.load_state_dict(weights)
-    except RuntimeError as error:
-        message = (
-            f"The diffusion model in {path} does not fit model.unet and model.head: give them the "
-            "checkpoint's sizes and conditioners."
-        )
-        raise ValueError(message) from error
-
-
-def _read(path: Path, what: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        message = (
-            f"The {what} checkpoint {path} is not a file: train it first, or correct the path."
-        )
-        raise FileNotFoundError(message)
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        checkpoint["state_dict"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        message = (
-            f"The {what} checkpoint {path} is no checkpoint or is cut short: copy it again, or "
-            "train it again."
-        )
-        raise ValueError(message) from error
-    return checkpoint

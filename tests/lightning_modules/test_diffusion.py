@@ -13,8 +13,9 @@ from torch import Tensor
 
 from callbacks import HistogramMetrics
 from datamodules.batch import NoduleBatch
+from lightning_modules.checkpoints import load_codec
 from lightning_modules.core.region import dilate
-from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig, load_codec
+from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
 
 DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
 Make = Callable[..., Any]
@@ -259,9 +260,9 @@ def test_mistakes_are_named(
     other = make_diffusion(3)
     other.head.window = type(other.head.window)(-1000, 500)
     with pytest.raises(ValueError, match=r"trained with the window \[-1000, 400\].*\[-1000, 500\]"):
-        load_codec(other.codec, path, other.head)
-    with pytest.raises(ValueError, match=r"does not fit model\.codec"):
-        load_codec(make_diffusion(2).codec, path, make_diffusion(2).head)
+        load_codec(other.codec, path, other.head.window)
+    with pytest.raises(ValueError, match=r"do not fit model\.codec"):
+        load_codec(make_diffusion(2).codec, path, make_diffusion(2).head.window)
 
 
 def test_checkpoint_of_another_margin_is_refused(
