@@ -9,15 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.ranks import gather_rows
 from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
 from datamodules.files import written_whole
+from lightning_modules.core.histogram import wasserstein1
 
 GROUPS = (*SUBTYPES, "over_8mm", "all")
-
-
-def area_between(p: Tensor, q: Tensor, bin_width: float) -> Tensor:
-    """Wasserstein-1 distance between histograms `(..., bins)`, in the unit of `bin_width`."""
-    return bin_width * (p - q).cumsum(-1).abs().sum(-1)
 
 
 class HistogramFidelity(Metric):
@@ -73,8 +70,8 @@ class HistogramFidelity(Metric):
         requested, first, second = requested.double(), *generated.double()
         states: dict[str, Tensor] = {
             "count": torch.ones_like(requested[:, 0]),
-            "w1": area_between(requested, first, self.bin_width),
-            "spread": area_between(first, second, self.bin_width),
+            "w1": wasserstein1(requested, first, self.bin_width),
+            "spread": wasserstein1(first, second, self.bin_width),
             "generated": first,
             "generated_square": first.square(),
             "requested": requested,
@@ -140,8 +137,8 @@ class HistogramMetrics(Callback):
         requested = first["requested_histogram"]
         diameter = batch["attributes"]["diameter_mm"]
         self.metric.update(requested, generated, batch["subtype"], diameter)
-        w1 = area_between(requested, generated, width)
-        spread = area_between(generated[0], generated[1], width)
+        w1 = wasserstein1(requested, generated, width)
+        spread = wasserstein1(generated[0], generated[1], width)
         for row, name in enumerate(batch["name"]):
             subtype = int(batch["subtype"][row])
             values = (float(x[row]) for x in (diameter, w1[0], w1[1], spread))
@@ -152,11 +149,7 @@ class HistogramMetrics(Callback):
         """Combine the ranks, write the files and show the figures."""
         if self.metric is None:
             return
-        figures = self.metric.compute()
-        rows = [self.rows]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rows = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(rows, self.rows)
+        figures, rows = self.metric.compute(), gather_rows(self.rows)
         if not trainer.is_global_zero:
             return
         folder = trainer.default_root_dir
@@ -164,6 +157,6 @@ class HistogramMetrics(Callback):
             path.write_text(json.dumps(figures, indent=2) + "\n")
         with written_whole(f"{folder}/nodules.csv") as path:
             header = "name,subtype,diameter_mm,w1_first,w1_second,spread"
-            path.write_text("\n".join([header, *(r for part in rows for r in part)]) + "\n")
+            path.write_text("\n".join([header, *rows]) + "\n")
         for name, value in figures.items():
             print(f"{name:32} {value:10.3f}")

@@ -4,10 +4,10 @@ import csv
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.ranks import gather_rows
 from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
 from datamodules.files import written_whole
 from datamodules.studies import Volume, write_volume
@@ -81,15 +81,12 @@ class NiftiWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, of all ranks."""
-        rows = [self.rows]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rows = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(rows, self.rows)
+        rows = gather_rows(self.rows)
         if not trainer.is_global_zero:
             return
         path = f"{trainer.default_root_dir}/synthetic/nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(row for part in rows for row in part)
-        print(f"{sum(map(len, rows))} synthetic nodules: {path}")
+            writer.writerows(rows)
+        print(f"{len(rows)} synthetic nodules: {path}")
