@@ -4,27 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _pool(x: Tensor, kind: str, kernel: int, stride: int, padding: int = 0) -> Tensor:
-    rank = x.ndim - 2
-    if kind == "max":
-        pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[rank]
-        return pool(x, kernel, stride, padding)
-    average = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
-    return average(x, kernel, stride, padding)
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MEAN_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+"""Pooling functions by the number of spatial axes."""
 
 
 def dilate(mask: Tensor, voxels: int) -> Tensor:
     """Grow a binary mask `(B, 1, *spatial)` by `voxels` along every axis (Chebyshev distance)."""
-    for _ in range(voxels):
-        mask = _pool(mask, "max", 3, 1, 1)
+    rank = mask.ndim - 2
+    for axis in range(rank):  # a cube is one line after the other
+        reach = [voxels if axis == k else 0 for k in range(rank)]
+        mask = MAX_POOL[rank](mask, [2 * r + 1 for r in reach], 1, reach)
     return mask
 
 
 def box_blur(image: Tensor, radius: int) -> Tensor:
     """Mean over a cube of `2 * radius + 1` voxels; the border is repeated outwards."""
     padded = F.pad(image, [radius] * (2 * (image.ndim - 2)), mode="replicate")
-    return _pool(padded, "avg", 2 * radius + 1, 1)
+    return MEAN_POOL[image.ndim - 2](padded, 2 * radius + 1, 1)
 
 
 def feather(mask: Tensor, margin_voxels: int) -> Tensor:
@@ -65,12 +62,12 @@ def fill(image: Tensor, region: Tensor) -> Tensor:
 
 def occupancy(mask: Tensor, compression: int) -> Tensor:
     """Share of each latent voxel that the mask fills, `(B, 1, *latent)` in [0, 1]."""
-    return _pool(mask, "avg", compression, compression)
+    return MEAN_POOL[mask.ndim - 2](mask, compression)
 
 
 def touched(region: Tensor, compression: int) -> Tensor:
     """1 for each latent voxel that the region touches, `(B, 1, *latent)`."""
-    return _pool(region, "max", compression, compression)
+    return MAX_POOL[region.ndim - 2](region, compression)
 
 
 def paste(background: Tensor, synthetic: Tensor, weight: Tensor) -> Tensor:
