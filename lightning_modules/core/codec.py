@@ -85,16 +85,16 @@ class LatentCodec(nn.Module):
         Raises:
             RuntimeError: If the scale has not been measured.
         """
-        if not self.is_measured:
-            message = (
-                "The codec's scale factor has not been measured: call measure() with batches of "
-                "latents, or load a checkpoint that holds it."
-            )
-            raise RuntimeError(message)
+        self._check_measured()
         return (z - self._per_channel(self.shift)) * self._per_channel(self.scale_factor)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """From a standardized latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
+        """From a standardized latent `(B, C, *latent)` to an image `(B, 1, *spatial)`.
+
+        Raises:
+            RuntimeError: If the scale has not been measured.
+        """
+        self._check_measured()
         z = latent / self._per_channel(self.scale_factor) + self._per_channel(self.shift)
         return self.reconstruct(z)
 
@@ -144,6 +144,14 @@ class LatentCodec(nn.Module):
             digest.update(name.encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def _check_measured(self) -> None:
+        if not self.is_measured:
+            message = (
+                "The codec's scale factor has not been measured: call measure() with batches of "
+                "latents, or load a checkpoint that holds it."
+            )
+            raise RuntimeError(message)
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.view(1, -1, *(1,) * self.spatial_dims)

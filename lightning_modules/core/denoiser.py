@@ -128,7 +128,7 @@ class Denoiser(nn.Module):
         )
 
     def prepare(self, batches: Iterable[NoduleBatch]) -> None:
-        """Let every conditioner gather its statistics of the training set."""
+        """Let every conditioner gather its statistics; `batches` is read once for each of them."""
         for conditioner in self.conditioners.values():
             conditioner.prepare(batches)  # type: ignore[operator]
 

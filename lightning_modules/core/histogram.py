@@ -1,7 +1,8 @@
 """Differentiable intensity histograms and distances between them.
 
 Pure functions on tensors of any rank; everything is computed in float32 or wider, whatever the
-autocast. The end bins catch every value beyond the range, so no voxel is lost.
+autocast. The end bins catch every value beyond the range. (Those of the Gaussian kernel weigh less:
+half of the kernel lies beyond the last centre.)
 """
 
 from typing import Literal
@@ -78,7 +79,8 @@ def _triangular_counts(position: Tensor, weights: Tensor, bins: int) -> Tensor:
     position = position.clamp(0, bins - 1)
     left = position.detach().floor().clamp(max=bins - 2)
     right_share = position - left
-    index = left.long()
+    # a NaN is counted as NaN, which a loss shows, and must not become an index
+    index = left.nan_to_num(0).long()
     counts = position.new_zeros(*position.shape[:-1], bins)
     counts = counts.scatter_add(-1, index, weights * (1 - right_share))
     return counts.scatter_add(-1, index + 1, weights * right_share)

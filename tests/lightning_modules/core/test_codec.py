@@ -175,3 +175,10 @@ def test_checkpointing_changes_no_value_and_no_gradient(spatial_dims: int) -> No
         gradients.append([loss, *(p.grad for p in codec.autoencoder.parameters())])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_an_unmeasured_codec_decodes_nothing(spatial_dims: int) -> None:
+    codec = LatentCodec(spatial_dims, (4, 8), 2, norm_num_groups=2)
+    with pytest.raises(RuntimeError, match="has not been measured"):
+        codec.decode(torch.zeros(1, 2, *(4,) * spatial_dims))

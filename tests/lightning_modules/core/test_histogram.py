@@ -363,3 +363,8 @@ def test_gradient_between_separated_histograms(name: Any, expected: float) -> No
     else:
         assert (values.grad < 0).all()
         assert -values.grad.sum().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_a_nan_shows_in_the_histogram() -> None:
+    values = torch.tensor([0.1, float("nan"), 0.9])
+    assert soft_histogram(values, torch.ones(3), 4, 0, 1).isnan().any()
