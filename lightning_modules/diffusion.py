@@ -197,8 +197,7 @@ class NoduleDiffusion(LightningModule):
         # outside the region the model meets what it will meet in synthesis
         latent = torch.where(region > 0, self.codec.standardize(draw), context)
 
-        timestep = torch.randint(self.process.timesteps, (len(mask),), generator=stream)
-        timestep = timestep.to(mask.device)
+        timestep = self.process.draw_timesteps(len(mask), stream).to(mask.device)
         noise = torch.randn(latent.shape, generator=stream).to(latent)
         x_t = self.process.add_noise(latent, noise, timestep)
         withheld = self._dropout(len(mask), stream) if dropout else None

@@ -31,6 +31,10 @@ class DiffusionProcess(nn.Module):
     Args:
         prediction: what the network predicts: the noise, v = a eps - s x_0, or eps - x_0.
         schedule: beta schedule of diffusers' DDPMScheduler for epsilon and v.
+        shift: factor of s_t / a_t over that of the schedule. The mean of n voxels is still seen
+            when the noise of one has drowned it: the larger a nodule, the more of the schedule
+            must lie at strong noise for its intensity to be learned from the conditions
+            (Hoogeboom et al. 2023, simple diffusion; Esser et al. 2024, eq. 23).
         timesteps: number of training timesteps T.
         loss: `l1` or `l2`.
         weighting: how the loss is weighted over t. `uniform`: that of the target is not weighted;
@@ -45,6 +49,7 @@ class DiffusionProcess(nn.Module):
         self,
         prediction: Prediction = "v",
         schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
+        shift: float = 1.0,
         timesteps: int = 1000,
         loss: Literal["l1", "l2"] = "l2",
         weighting: Weighting = "uniform",
@@ -52,18 +57,33 @@ class DiffusionProcess(nn.Module):
         roi_weight: float = 4.0,
     ) -> None:
         super().__init__()
-        self.prediction, self.schedule, self.timesteps = prediction, schedule, timesteps
+        if shift <= 0:
+            message = f"The diffusion process's shift is {shift}, expected more than 0."
+            raise ValueError(message)
+        self.prediction, self.shift, self.timesteps = prediction, shift, timesteps
         self.loss_norm, self.weighting, self.snr_gamma = loss, weighting, snr_gamma
         self.roi_weight = roi_weight
+        self.betas: list[float] | None = None
         if prediction == "flow":
             sigma = torch.arange(timesteps, dtype=torch.float64) / timesteps
             alpha = 1 - sigma
         else:
             betas = DDPMScheduler(timesteps, beta_schedule=schedule).betas.double()
             alpha_bar = torch.cumprod(1 - betas, 0)
+            alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
             alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+            before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+            self.betas = (1 - alpha_bar / before).tolist()
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
+
+    def draw_timesteps(self, size: int, generator: torch.Generator) -> Tensor:
+        """Timesteps to train at, `(size,)` on the CPU, as dense as the sampler takes them."""
+        if self.prediction != "flow":
+            return torch.randint(self.timesteps, (size,), generator=generator)
+        share = torch.rand(size, generator=generator)
+        share = self.shift * share / (1 + (self.shift - 1) * share)
+        return (share * self.timesteps).long()
 
     def coefficients(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """a_t and s_t of timesteps `(B,)`, broadcastable to `like`."""
@@ -154,11 +174,12 @@ class DiffusionProcess(nn.Module):
         algorithm, order = SOLVERS[name]
         solver = DPMSolverMultistepScheduler(
             self.timesteps,
-            beta_schedule=self.schedule,
+            trained_betas=self.betas,
             prediction_type="sample",
             algorithm_type=algorithm,
             solver_order=order,
             use_flow_sigmas=self.prediction == "flow",
+            flow_shift=self.shift,
         )
         solver.set_timesteps(steps)
         return solver

@@ -29,13 +29,16 @@ def scheduler(schedule: str = "squaredcos_cap_v2", prediction: str = "epsilon") 
     return DDPMScheduler(T, beta_schedule=schedule, prediction_type=prediction_type)
 
 
-def exact_path(prediction: str, schedule: str = "squaredcos_cap_v2") -> tuple[Tensor, Tensor]:
+def exact_path(
+    prediction: str, schedule: str = "squaredcos_cap_v2", shift: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """a_t and s_t of every t, in float64."""
     if prediction == "flow":
         sigma = torch.arange(T, dtype=torch.float64) / T
         return 1 - sigma, sigma
-    alpha_bar = scheduler(schedule).alphas_cumprod.double()
-    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    alpha_bar = (1 - scheduler(schedule).betas.double()).cumprod(0)
+    ratio = shift * ((1 - alpha_bar) / alpha_bar).sqrt()
+    return 1 / (1 + ratio**2).sqrt(), ratio / (1 + ratio**2).sqrt()
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:
@@ -67,6 +70,42 @@ def test_noise_is_added_in_closed_form(prediction: Any, spatial_dims: int) -> No
     expected = alpha * x0.double() + sigma * noise.double()
     got = process.add_noise(x0, noise, timestep).double()
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("shift", [0.5, 4.0])
+def test_a_shift_multiplies_noise_over_signal(shift: float, schedule: Any) -> None:
+    alpha, sigma = exact_path("v", schedule)
+    shifted = DiffusionProcess("v", schedule, shift)
+    timestep = torch.arange(T - 1)  # at the last one the signal is nearly zero
+    ours = shifted.sigma[timestep].double() / shifted.alpha[timestep].double()
+    torch.testing.assert_close(ours, shift * (sigma / alpha)[timestep], rtol=1e-5, atol=0)
+    torch.testing.assert_close(shifted.sigma**2 + shifted.alpha**2, torch.ones(T))
+
+
+def test_shifted_flow_is_trained_where_the_sampler_goes() -> None:
+    process = DiffusionProcess("flow", shift=3.0)
+    drawn = process.draw_timesteps(100_000, generator("test", 0)).double()
+    share = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    expected = 3 * share / (1 + 2 * share)
+    torch.testing.assert_close(drawn.quantile(share) / T, expected, atol=0.01, rtol=0)
+    visited = process.solver("dpm-solver++", 100).timesteps.double().flip(0)
+    torch.testing.assert_close(visited.quantile(share) / T, expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_timesteps_are_drawn_evenly_without_a_shift(prediction: Any) -> None:
+    drawn = DiffusionProcess(prediction).draw_timesteps(100_000, generator("test", 0))
+    assert drawn.min() == 0
+    assert drawn.max() == T - 1
+    counts = torch.bincount(drawn // 100, minlength=10)
+    assert (counts / 10_000 - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0])
+def test_a_shift_must_be_positive(shift: float) -> None:
+    with pytest.raises(ValueError, match=f"shift is {shift}, expected more than 0"):
+        DiffusionProcess(shift=shift)
 
 
 @dims
@@ -233,9 +272,9 @@ def test_loss_weighs_the_means_inside_and_outside(
 class Oracle:
     """Predicts the target of a latent that it knows; remembers what it was asked."""
 
-    def __init__(self, prediction: str, x0: Tensor) -> None:
+    def __init__(self, prediction: str, x0: Tensor, shift: float = 1.0) -> None:
         self.prediction, self.x0 = prediction, x0.double()
-        self.alpha, self.sigma = exact_path(prediction)
+        self.alpha, self.sigma = exact_path(prediction, shift=shift)
         self.asked: list[tuple[Tensor, Tensor]] = []
 
     def estimate(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -271,14 +310,14 @@ def streams(numbers: range) -> list[torch.Generator]:
 
 @dims
 @pytest.mark.parametrize(("prediction", "solver"), SOLVERS)
-@pytest.mark.parametrize("steps", [1, 2, 10, 37])
+@pytest.mark.parametrize(("steps", "shift"), [(1, 1.0), (2, 1.0), (10, 1.0), (37, 1.0), (10, 4.0)])
 def test_a_perfect_network_gives_the_latent_and_the_known_part_is_kept(
-    prediction: Any, solver: Any, steps: int, spatial_dims: int
+    prediction: Any, solver: Any, steps: int, shift: float, spatial_dims: int
 ) -> None:
-    process = DiffusionProcess(prediction)
+    process = DiffusionProcess(prediction, shift=shift)
     x0, noise = draw(spatial_dims)
     known, _ = draw(spatial_dims, seed=1)
-    region, oracle = box(spatial_dims), Oracle(prediction, x0)
+    region, oracle = box(spatial_dims), Oracle(prediction, x0, shift)
     got = process.sample(oracle, known, region, noise, steps, solver, streams(range(3)))
     inside = region.expand_as(x0) > 0
     assert torch.equal(got[~inside], known[~inside])
@@ -302,11 +341,14 @@ def test_any_number_of_steps_is_that_number_of_evaluations(prediction: Any, solv
 @pytest.mark.parametrize(
     ("prediction", "solver"), [pair for pair in SOLVERS if pair[1] != "sde-dpm-solver++"]
 )
-def test_the_known_part_stays_on_its_path(prediction: Any, solver: Any, spatial_dims: int) -> None:
+@pytest.mark.parametrize("shift", [1.0, 4.0])
+def test_the_known_part_stays_on_its_path(
+    shift: float, prediction: Any, solver: Any, spatial_dims: int
+) -> None:
     # the network meets around the region what it met in training: add_noise of the same noise
-    process = DiffusionProcess(prediction)
+    process = DiffusionProcess(prediction, shift=shift)
     x0, noise = draw(spatial_dims)
-    region, oracle = box(spatial_dims), Oracle(prediction, x0)
+    region, oracle = box(spatial_dims), Oracle(prediction, x0, shift)
     process.sample(oracle, x0 + 1, region, noise, 20, solver)
     outside = region.expand_as(x0) == 0
     # the straight path is left by up to 1 / T, the rounding of the solver's times to integers
