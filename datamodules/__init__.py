@@ -2,18 +2,27 @@
 
 from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
+from datamodules.chestxray14 import ChestXray14DataModule
+from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset
+from datamodules.radiographs import RadiographDataModule, RadiographDataset
+from datamodules.superimposed import SuperimposedDataModule
 
 __all__ = [
     "SUBTYPES",
     "UNKNOWN_SUBTYPE",
+    "ChestXray14DataModule",
+    "JSRTDataModule",
     "LIDCDataModule",
     "LIDCDataset",
     "LatentCache",
     "NoduleBatch",
     "NoduleDataModule",
     "NoduleDataset",
+    "RadiographDataModule",
+    "RadiographDataset",
     "SubtypeSampler",
+    "SuperimposedDataModule",
     "Synthesis",
 ]

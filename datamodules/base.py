@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torchio
 from lightning import LightningDataModule
@@ -23,6 +24,9 @@ from datamodules.studies import binarize
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+MOST_ERRORS = 10
+"""How many of many errors are put in words."""
 
 AUGMENTATION = {"rotation_deg": 10.0, "scale": 0.05, "translation_voxels": 2.0, "margin": 0.35}
 """Ranges (plus or minus) of the augmentation, and the share of the ROI that is cut in addition
@@ -234,6 +238,67 @@ def check_no_patient_crosses(patients: Mapping[str, Iterable[str]]) -> None:
                 )
                 raise ValueError(message)
             seen[patient] = split
+
+
+def split_by_patient(
+    table: pd.DataFrame, seed: int, fractions: Sequence[float]
+) -> dict[Split, pd.DataFrame]:
+    """Divide a table by its `patient_id`.
+
+    Args:
+        table: rows of nodules.
+        seed: another seed gives another split.
+        fractions: shares of train, val and test; they sum to 1.
+
+    Raises:
+        ValueError: If a split that should have a share of the patients got none.
+    """
+    of_row = [split_of(patient, seed, fractions) for patient in table["patient_id"]]
+    parts = {split: table[[name == split for name in of_row]] for split in SPLITS}
+    check_no_patient_crosses({split: part["patient_id"] for split, part in parts.items()})
+    for (split, part), share in zip(parts.items(), fractions, strict=True):
+        if part.empty and share > 0:
+            message = (
+                f"The {split} split got none of {table['patient_id'].nunique()} patients at a "
+                f"share of {share}: give another seed, other fractions or more patients"
+            )
+            raise ValueError(message)
+    return parts
+
+
+def select_rows(table: pd.DataFrame, query: str | None, source: str) -> pd.DataFrame:
+    """Keep the rows of a pandas query, and say how many it leaves out.
+
+    Args:
+        table: one nodule a row.
+        query: what to keep; None keeps everything.
+        source: where the table is from, for messages.
+
+    Raises:
+        ValueError: If the query cannot be understood or leaves no row.
+    """
+    if query is None:
+        return table
+    try:
+        kept = table.query(query)
+    except Exception as error:  # pandas lets through whatever the expression raises
+        columns = ", ".join(map(str, table.columns))
+        message = f"select {query!r} is no query on {source} ({error}; columns: {columns})"
+        raise ValueError(message) from error
+    rank_zero_info(f"{source}: {query!r} leaves out {len(table) - len(kept)} of {len(table)} rows")
+    if kept.empty:
+        message = f"{source} has no rows after select {query!r}: widen the query"
+        raise ValueError(message)
+    return kept
+
+
+def raise_together(errors: Sequence[str]) -> None:
+    """Raise a ValueError that lists all errors, the first 10 in words; nothing if there is none."""
+    if errors:
+        rest = len(errors) - MOST_ERRORS
+        more = [f"... and {rest} more like these"] if rest > 0 else []
+        message = "\n".join([*errors[:MOST_ERRORS], *more])
+        raise ValueError(message)
 
 
 class SubtypeSampler(DistributedSampler[int]):

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from datamodules.base import (
-    SPLITS,
     NoduleDataModule,
     NoduleDataset,
     check_fractions,
-    check_no_patient_crosses,
-    split_of,
+    raise_together,
+    select_rows,
+    split_by_patient,
 )
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.studies import Volume, read_grid, read_volume, resample, resample_mask
@@ -48,8 +47,6 @@ PADDING_HU = -1100
 
 LUNG_HU = -200
 """Every patch with a lung nodule in it has voxels darker than this: lung is at -900 to -700."""
-
-MOST_ERRORS = 10
 
 
 def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -> pd.DataFrame:
@@ -96,17 +93,10 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
             "say with `columns` how the table names them"
         )
         raise ValueError(message)
-    if select is not None:
-        total = len(table)
-        try:
-            table = table.query(select)
-        except Exception as error:  # pandas lets through whatever the expression raises
-            message = f"select {select!r} is no query on {path} ({error}; columns: {found})"
-            raise ValueError(message) from error
-        rank_zero_info(f"{path.name}: {select!r} leaves out {total - len(table)} of {total} rows")
     if table.empty:
-        message = f"{path} has no rows after select {select!r}: widen the query"
+        message = f"{path} has no rows: give one nodule a row"
         raise ValueError(message)
+    table = select_rows(table, select, str(path))
     table = table[[name for name in wanted if name in table]].rename(columns=wanted)
     _check_rows(table, path)
     return table.reset_index(drop=True)
@@ -148,7 +138,7 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
             f"expected one of {', '.join(SUBTYPES)}, or nothing"
             for row in table[bad].itertuples()
         ]
-    _raise_together(errors)
+    raise_together(errors)
 
 
 def subtype_of(texture: float, ground_glass_max: float = 2.0, solid_min: float = 4.5) -> int:
@@ -260,7 +250,7 @@ class LIDCDataset(NoduleDataset):
                     self.read(nodule, self.roi_size)
             except (FileNotFoundError, ValueError) as error:
                 errors.append(str(error))
-        _raise_together(errors)
+        raise_together(errors)
 
     def _check_header(self, row: dict[str, Any]) -> None:
         try:
@@ -359,14 +349,6 @@ class LIDCDataset(NoduleDataset):
             raise ValueError(message)
 
 
-def _raise_together(errors: Sequence[str]) -> None:
-    if errors:
-        rest = len(errors) - MOST_ERRORS
-        more = [f"... and {rest} more like these"] if rest > 0 else []
-        message = "\n".join([*errors[:MOST_ERRORS], *more])
-        raise ValueError(message)
-
-
 class LIDCDataModule(NoduleDataModule):
     """Nodules in CT: a folder with a table, images and one binary mask for each nodule.
 
@@ -456,16 +438,7 @@ class LIDCDataModule(NoduleDataModule):
                 in words), or a split that should have a share of the patients got none.
         """
         table = read_table(self.root / self.csv, self.columns, self.select)
-        of_row = [split_of(p, self.seed, self.fractions) for p in table["patient_id"]]
-        parts = {split: table[[name == split for name in of_row]] for split in SPLITS}
-        check_no_patient_crosses({split: part["patient_id"] for split, part in parts.items()})
-        for (split, part), share in zip(parts.items(), self.fractions, strict=True):
-            if part.empty and share > 0:
-                message = (
-                    f"The {split} split got none of {table['patient_id'].nunique()} patients at a "
-                    f"share of {share}: give another seed, other fractions or more patients"
-                )
-                raise ValueError(message)
+        parts = split_by_patient(table, self.seed, self.fractions)
         whole = self._dataset(table)
         whole.check()
         datasets: dict[str, NoduleDataset] = {

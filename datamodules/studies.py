@@ -170,8 +170,8 @@ def resample(
     """Cut a region on a grid with the same direction.
 
     Where the region's voxels coincide with the volume's, they are copied: the type is kept and
-    the values are bit-identical. Otherwise they are interpolated and become float32; there is
-    no low-pass filter, so do not go to a much coarser spacing.
+    the values are bit-identical. Otherwise they are interpolated and become float32; what a
+    coarser spacing cannot hold is blurred away before.
 
     Args:
         volume: what to cut from.
@@ -203,10 +203,18 @@ def resample(
         start = first.astype(float)
         array = _crop(volume.array, first, size, fill)
     else:
+        # half of what the step exceeds a voxel by, as scikit-image's resize does against aliasing
+        blur = np.maximum(step - 1, 0) / 2
+        reach = np.ceil(4 * blur + 1)
+        low = np.clip(np.floor(start - reach), 0, None).astype(int)
+        high = np.ceil(stop + reach + 1).astype(int)
+        block = volume.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        if blur.any():
+            block = ndimage.gaussian_filter(block.astype(np.float32), blur, mode="nearest")
         array = ndimage.affine_transform(
-            volume.array,
+            block,
             np.diag(step),
-            offset=start,
+            offset=start - low,
             output_shape=tuple(size),
             output=np.float32,
             order=1 if interpolation == "linear" else 0,

@@ -75,7 +75,8 @@ class Denoiser(nn.Module):
         )
         for conditioner in conditioners.values():
             conditioner.build(geometry)
-        self.conditioners = nn.ModuleDict(conditioners)
+        # by name: a config that lists them in another order means the same network
+        self.conditioners = nn.ModuleDict(dict(sorted(conditioners.items())))
         self.token_dim, self.embedding_dim = config.token_dim, config.embedding_dim
         self.unet = DiffusionModelUNet(
             spatial_dims=geometry.spatial_dims,

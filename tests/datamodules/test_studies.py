@@ -148,8 +148,8 @@ def test_padding() -> None:
 def test_interpolation_agrees_with_simpleitk(n: int) -> None:
     source = volume(n, oblique(n))
     center = source.grid.world((5.2, 6.1, 6.6)[-n:])
-    size = (6, 5, 4)[-n:]
-    region = resample(source, center, size, (1.0,) * n, fill=0)
+    size, fine = (6, 5, 4)[-n:], min(source.spacing_mm)
+    region = resample(source, center, size, (fine,) * n, fill=0)
     image = sitk.GetImageFromArray(source.array.astype(np.float32))
     image.SetSpacing(source.spacing_mm[::-1])
     image.SetOrigin(source.origin_mm)
@@ -160,11 +160,26 @@ def test_interpolation_agrees_with_simpleitk(n: int) -> None:
         sitk.Transform(n, sitk.sitkIdentity),
         sitk.sitkLinear,
         region.origin_mm,
-        (1.0,) * n,
+        (fine,) * n,
         source.direction.ravel().tolist(),
     )
     np.testing.assert_allclose(region.array, sitk.GetArrayFromImage(expected), atol=0.05)
     np.testing.assert_allclose(region.grid.world([s // 2 for s in size]), center)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_coarser_grid_sees_no_alias_and_keeps_slopes(n: int) -> None:
+    side, step = (64, 24)[n - 2], 4
+    stripes = np.broadcast_to(np.arange(side) % 2, (side,) * n).astype(np.float32)
+    slope = np.broadcast_to(np.arange(side), (side,) * n).astype(np.float32)
+    middle, size = (side // 2,) * n, (3,) * n
+    for array, expected in (
+        (stripes, [0.5] * 3),
+        (slope, [side // 2 + step * k for k in (-1, 0, 1)]),
+    ):
+        fine = Volume(array, (1.0,) * n, (0.0,) * n, np.eye(n))
+        coarse = resample(fine, middle, size, (float(step),) * n, fill=0)
+        np.testing.assert_allclose(coarse.array, np.broadcast_to(expected, size), atol=0.01)
 
 
 def test_masks_stay_binary_and_keep_their_volume() -> None:

@@ -1,0 +1,217 @@
+"""The NIH's ChestX-ray14 (Wang et al., CVPR 2017) as it is shipped."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from datamodules.base import Split, check_no_patient_crosses, raise_together, split_by_patient
+from datamodules.films import lies_on_its_side, read_grey
+from datamodules.radiographs import RadiographDataModule
+
+SIDE = 1024
+"""Pixels along each side of the images, which films of any size were resized to."""
+
+ENTRIES = {
+    "Image Index": "image",
+    "Finding Labels": "findings",
+    "Patient ID": "patient_id",
+    "OriginalImage[Width": "width",
+    "Height]": "height",
+    "OriginalImagePixelSpacing[x": "spacing_x",
+    "y]": "spacing_y",
+}
+"""Columns of the table of images, whose header has commas inside brackets."""
+
+BOXES = ("image", "finding", "x", "y", "width", "height")
+"""Columns of the table of boxes, whose header has `Bbox [x,y,w,h]` and three empty names."""
+
+NODULAR = ("Nodule", "Mass")
+"""Findings that an image without a nodule must not have."""
+
+
+def read_entries(path: Path) -> pd.DataFrame:
+    """Read `Data_Entry_2017_v2020.csv` (or `Data_Entry_2017.csv`).
+
+    Returns:
+        One image a row: `image`, `patient_id` (text), `findings`, and `spacing_mm` (y, x) of the
+        pixels as they are shipped.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If columns are missing or a size or spacing is not above zero.
+    """
+    table = _read(path, dtype={"Patient ID": str, "Image Index": str})
+    missing = [name for name in ENTRIES if name not in table]
+    if missing:
+        message = f"{path} lacks the column(s) {missing} (found: {list(table.columns)}): use NIH's"
+        raise ValueError(message)
+    table = table[list(ENTRIES)].rename(columns=ENTRIES)
+    errors = []
+    for name in ("width", "height", "spacing_x", "spacing_y"):
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        errors += [
+            f"{path}: {name} of {row.image} is {getattr(row, name)!r}, expected a number above 0"
+            for row in table[~(numbers > 0)].itertuples()
+        ]
+        table[name] = numbers
+    raise_together(errors)
+    along_y = table["spacing_y"] * table["height"] / SIDE
+    along_x = table["spacing_x"] * table["width"] / SIDE
+    table["spacing_mm"] = list(zip(along_y, along_x, strict=True))
+    return table[["image", "patient_id", "findings", "spacing_mm"]]
+
+
+def read_boxes(path: Path) -> pd.DataFrame:
+    """Read `BBox_List_2017.csv`.
+
+    Returns:
+        One box a row: `image`, `finding`, and `x`, `y` (upper left corner), `width`, `height` in
+        pixels.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a box is not inside the image.
+    """
+    table = _read(path, header=0, names=BOXES, usecols=range(len(BOXES)), dtype={"image": str})
+    left, top = table["x"], table["y"]
+    right, bottom = left + table["width"], top + table["height"]
+    inside = (left >= 0) & (top >= 0) & (right <= SIDE) & (bottom <= SIDE)
+    inside &= (table["width"] > 0) & (table["height"] > 0)
+    raise_together(
+        [
+            f"{path}: a box of {row['image']} is {row['x']}, {row['y']}, {row['width']}, "
+            f"{row['height']} (x, y, width, height), expected pixels of a {SIDE} x {SIDE} image"
+            for row in table[~inside].to_dict("records")
+        ]
+    )
+    return table
+
+
+def _read(path: Path, **settings: Any) -> pd.DataFrame:
+    if not path.is_file():
+        message = f"{path} does not exist: it comes with ChestX-ray14, put it into root"
+        raise FileNotFoundError(message)
+    table: pd.DataFrame = pd.read_csv(path, **settings)
+    return table
+
+
+class ChestXray14DataModule(RadiographDataModule):
+    """ChestX-ray14: the boxes labelled Nodule, or films without nodule and mass.
+
+    A nodule's mask is the ellipse that its box encloses. Images are found by name, in `images_001`
+    to `images_012` or in one folder. Where `test_list.txt` is there, its patients are the test
+    split, and the others are divided by hash; otherwise all are.
+
+    Some images in circulation lie on their side, where boxes and masks mean nothing: every image
+    that is used is looked at once, and what lies on its side is named in the log and left out.
+    """
+
+    attributes = ()
+
+    def __init__(
+        self,
+        root: Path,
+        entries: str = "Data_Entry_2017_v2020.csv",
+        boxes: str = "BBox_List_2017.csv",
+        sideways: Literal["leave_out", "keep"] = "leave_out",
+        **settings: Any,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            root: folder with the tables and images.
+            entries: name of the table of images in `root`.
+            boxes: name of the table of boxes in `root`.
+            sideways: what to do with images that lie on their side; where `leave_out` is wrong
+                about some, turn those that are wrong upright, and `keep` all.
+            settings: see `RadiographDataModule`.
+        """
+        super().__init__(**settings)
+        self.root = Path(root)
+        self.entries = entries
+        self.boxes = boxes
+        self.sideways = sideways
+
+    def nodules(self) -> pd.DataFrame:
+        """The boxes labelled Nodule whose image is there; those without are counted in the log.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        boxes = read_boxes(self.root / self.boxes).query("finding == 'Nodule'")
+        table = boxes.merge(self._images(), on="image", how="inner")
+        rank_zero_info(f"{self.boxes}: {len(table)} of {len(boxes)} nodules have their image")
+        if table.empty:
+            message = (
+                f"{self.root} has none of the {len(boxes)} images with a nodule's box: "
+                "add images_001 to images_012"
+            )
+            raise ValueError(message)
+        number = table.groupby("image").cumcount().astype(str)
+        return self._upright(
+            table.assign(
+                name=table["image"].str.removesuffix(".png") + "-" + number,
+                half_y=table["height"] / 2,
+                half_x=table["width"] / 2,
+                y=table["y"] + table["height"] / 2,
+                x=table["x"] + table["width"] / 2,
+            )
+        )
+
+    def normal_films(self) -> pd.DataFrame:
+        """The images whose findings name neither nodule nor mass.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        table = self._images()
+        table = table[~table["findings"].str.contains("|".join(NODULAR))]
+        if table.empty:
+            message = f"{self.root} has no image without nodule and mass: add images"
+            raise ValueError(message)
+        return self._upright(table.assign(name=table["image"].str.removesuffix(".png")))
+
+    def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
+        """Divide by the official list of test images, if it is there.
+
+        Raises:
+            ValueError: If a patient is in the list with some images and out of it with others, or
+                `fractions` has nothing for train and val, which share the rest.
+        """
+        official = self.root / "test_list.txt"
+        if not official.is_file():
+            return super().split(table)
+        tested = set(official.read_text().split())
+        is_test = table["path"].map(lambda path: path.name in tested)
+        train, val, _ = self.fractions
+        if not train + val:
+            message = (
+                f"fractions is {self.fractions}, but test_list.txt says what the test split is: "
+                "give train and val the shares of the rest"
+            )
+            raise ValueError(message)
+        rest = split_by_patient(
+            table[~is_test], self.seed, (train / (train + val), val / (train + val), 0.0)
+        )
+        parts = {**rest, "test": table[is_test]}
+        check_no_patient_crosses({name: part["patient_id"] for name, part in parts.items()})
+        return parts
+
+    def _images(self) -> pd.DataFrame:
+        """The table of images, of those that are there."""
+        files = {path.name: path for path in sorted(self.root.rglob("*.png"))}
+        table = read_entries(self.root / self.entries)
+        table = table[table["image"].isin(files)]
+        return table.assign(path=table["image"].map(files))
+
+    def _upright(self, table: pd.DataFrame) -> pd.DataFrame:
+        if self.sideways == "keep":
+            return table
+        paths = table["path"].unique()
+        turned = {path for path in paths if lies_on_its_side(read_grey(path))}
+        if turned:
+            names = ", ".join(sorted(path.name for path in turned))
+            rank_zero_warn(f"{len(turned)} image(s) lie on their side and are left out: {names}")
+        return table[~table["path"].isin(turned)]

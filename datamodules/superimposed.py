@@ -1,0 +1,251 @@
+"""Real nodules of CT projected into real radiographs, with the labels that radiographs lack."""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from datamodules.base import Split, raise_together, select_rows, sha256, split_by_patient
+from datamodules.films import lung_point, read_lungs
+from datamodules.lidc import read_table
+from datamodules.radiographs import (
+    RadiographDataModule,
+    RadiographDataset,
+)
+from datamodules.studies import Volume, binarize, read_volume
+
+LUNG_HU = -850.0
+"""Lung around a nodule, where a patch shows none."""
+
+CONTRAST = {1: 0.08, 2: 0.13, 3: 0.19, 4: 0.26, 5: 0.34}
+"""By subtlety: how much brighter a ball of soft tissue is in its middle, as a share of the film's
+range of grey (1st to 99th percentile)."""
+
+CHARACTERISTICS = ("subtlety", "calcified", "irregular", "inhomogeneous")
+
+
+def characteristics(ratings: Mapping[Any, Any]) -> dict[str, float]:
+    """What paper A (Singh et al., MIDL 2026) labels, from LIDC's mean ratings.
+
+    `calcified`: calcification up to 5 (6 is absent, up to 5.5 is left open). `irregular`: 1 where
+    the margin is at most 2, or spiculation or lobulation at least 4; 0 where the margin is at least
+    4 and both others at most 2. `inhomogeneous`: 1 for a texture up to 4, 0 for 5.
+
+    Args:
+        ratings: LIDC's, NaN where unknown.
+
+    Returns:
+        `subtlety` (1 to 5) and the three others: 1, 0 or NaN where it cannot be told.
+    """
+    calcification, margin, spiculation, lobulation, texture = (
+        float(ratings.get(name, np.nan))
+        for name in ("calcification", "margin", "spiculation", "lobulation", "texture")
+    )
+    calcified = irregular = inhomogeneous = np.nan
+    if calcification <= 5 or calcification > 5.5:
+        calcified = float(calcification <= 5)
+    if margin <= 2 or max(spiculation, lobulation) >= 4:
+        irregular = 1.0
+    elif margin >= 4 and max(spiculation, lobulation) <= 2:
+        irregular = 0.0
+    if texture <= 4 or texture == 5:
+        inhomogeneous = float(texture <= 4)
+    return {
+        "subtlety": float(ratings.get("subtlety", np.nan)),
+        "calcified": calcified,
+        "irregular": irregular,
+        "inhomogeneous": inhomogeneous,
+    }
+
+
+def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Look through a nodule from front to back, as a radiograph does.
+
+    X-rays are attenuated in proportion to the density that they cross, and a film shows the
+    logarithm of what is left: a nodule adds to it the density that it has over the lung it stands
+    in. (Litjens et al. 2010, SPIE, and NODE21's baseline do likewise, but clip at 400 HU, which
+    would hide calcification, and scale every nodule to the same brightness, which would hide
+    ground glass.)
+
+    Args:
+        image: CT patch `(z, y, x)` in HU.
+        mask: the nodule on the same grid.
+
+    Returns:
+        The nodule's excess in mm of water and its outline, `(row, column)` at the patch's spacing
+        along z and x; the first row is the patient's upper end.
+    """
+    inside = mask.array > 0
+    around = ndimage.binary_dilation(inside, iterations=3) & ~inside & (image.array < -500)
+    lung = float(np.median(image.array[around])) if around.any() else LUNG_HU
+    excess = np.where(inside, np.clip(image.array - lung, 0, None), 0) / 1000
+    water = excess.sum(1) * image.spacing_mm[1]
+    outline: NDArray[np.bool_] = np.any(inside, axis=1)
+    return water[::-1], outline[::-1]
+
+
+def superimpose(
+    film: Volume,
+    image: Volume,
+    mask: Volume,
+    center: tuple[float, float],
+    subtlety: float,
+) -> tuple[Volume, NDArray[np.bool_]]:
+    """Put a nodule into a film, at its physical size.
+
+    Args:
+        film: bone bright.
+        image: the nodule's CT patch, as for `project`.
+        mask: the nodule on the same grid.
+        center: the pixel (y, x) of the film where the patch's middle comes to lie.
+        subtlety: 1 (hardly visible) to 5 (obvious), LIDC's scale; sets the contrast, `CONTRAST`.
+
+    Returns:
+        The film with the nodule, in the film's type, and the nodule's mask on the film.
+    """
+    water, outline = project(image, mask)
+    step = np.divide(film.spacing_mm, (image.spacing_mm[0], image.spacing_mm[2]))
+    offset = (np.asarray(water.shape) - 1) / 2 - np.asarray(center) * step
+    low, high = np.percentile(film.array, (1, 99))
+    volume = float((mask.array > 0).sum()) * float(np.prod(mask.spacing_mm))
+    ball = (6 * volume / np.pi) ** (1 / 3) * (0 - LUNG_HU) / 1000  # in mm of water
+    contrast = np.interp(subtlety, list(CONTRAST), list(CONTRAST.values()))
+
+    def onto_film(values: NDArray[Any]) -> NDArray[Any]:
+        placed: NDArray[Any] = ndimage.affine_transform(
+            values.astype(np.float32), step, offset, film.array.shape, order=1
+        )
+        return placed
+
+    bright = film.array + contrast * (high - low) * onto_film(water) / ball
+    if np.issubdtype(film.array.dtype, np.integer):
+        bright = np.clip(np.rint(bright), 0, np.iinfo(film.array.dtype).max)
+    result = Volume(
+        bright.astype(film.array.dtype), film.spacing_mm, film.origin_mm, film.direction
+    )
+    return result, binarize(onto_film(outline)) > 0
+
+
+@lru_cache(maxsize=64)
+def _patch(path: Path, changed_ns: int) -> Volume:
+    """Read a nodule's patch or mask, or give it again."""
+    del changed_ns  # only makes a file that was rewritten another key
+    return read_volume(path)
+
+
+class SuperimposedDataset(RadiographDataset):
+    """Nodules of CT in films; rows also have `nodule_image` and `nodule_mask`."""
+
+    def facts(self) -> Iterable[str]:
+        """List rows, files, their sizes, the ROI and the contrast."""
+        yield json.dumps([LUNG_HU, CONTRAST])
+        columns = ["path", "nodule_image", "nodule_mask"]
+        yield self.table.drop(columns=columns).to_json(orient="split")
+        for column in columns:
+            for path in self.table[column]:
+                yield f"{path.name} {path.stat().st_size}"
+
+    def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
+        """Read a film and put the nodule into it."""
+        film = self.film(row)
+        lungs = None
+        if self.lungs is not None:
+            lungs = read_lungs(self.lungs, row["path"].stem, film.array.shape)
+        center = lung_point(film.array.shape, lungs, self.generator(row))
+        image, mask = (
+            _patch(path, path.stat().st_mtime_ns)
+            for path in (row["nodule_image"], row["nodule_mask"])
+        )
+        film, inside = superimpose(film, image, mask, center, row["subtlety"])
+        middle = [float(axis.mean()) for axis in np.nonzero(inside)]
+        return film, inside, (middle[0], middle[1])
+
+
+class SuperimposedDataModule(RadiographDataModule):
+    """Real nodules with LIDC's ratings, projected into real radiographs without a nodule.
+
+    No public set of radiographs says whether a nodule is calcified, what its border and its texture
+    are: here the labels come from the readers of the CT (`characteristics`), subtlety sets the
+    contrast, and the mask is exact. Nodules and films are both split by their patients.
+    """
+
+    attributes = CHARACTERISTICS
+    dataset_class = SuperimposedDataset
+
+    def __init__(
+        self,
+        root: Path,
+        hosts: RadiographDataModule,
+        csv: str = "nodules.csv",
+        columns: dict[str, str] | None = None,
+        films_per_nodule: int = 4,
+        **settings: Any,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            root: folder of CT nodules as `LIDCDataModule` reads it, in 3D.
+            hosts: whose films without a nodule are used; of its settings only those of its files
+                count.
+            csv: name of the table in `root`.
+            columns: our column names to the table's, where they differ.
+            films_per_nodule: into how many films each nodule is put.
+            settings: see `RadiographDataModule`; `select` is a query over the table of nodules and
+                the columns subtlety, calcified, irregular and inhomogeneous.
+        """
+        super().__init__(**settings)
+        self.root = Path(root)
+        self.hosts = hosts
+        self.csv = csv
+        self.columns = columns
+        self.films_per_nodule = films_per_nodule
+
+    def nodules(self) -> pd.DataFrame:
+        """The table of nodules, with their characteristics."""
+        table = read_table(self.root / self.csv, self.columns, None)
+        labels = pd.DataFrame([characteristics(row) for row in table.to_dict("records")])
+        return table.assign(
+            **labels,
+            nodule_image=table["image"].map(lambda name: self.root / name),
+            nodule_mask=table["mask"].map(lambda name: self.root / name),
+        )
+
+    def normal_films(self) -> pd.DataFrame:
+        """The host's films without a nodule."""
+        return self.hosts.normal_films()
+
+    def parts(self) -> dict[Split, pd.DataFrame]:
+        """Split nodules and films by patient, and give each nodule films of its own split.
+
+        Raises:
+            ValueError: If a nodule has no subtlety, or a split has nodules but no film.
+        """
+        if self.content == "normal":
+            return super().parts()
+        nodules = select_rows(self.nodules(), self.select, str(self.root / self.csv))
+        raise_together(
+            [
+                f"{self.root / self.csv}: nodule {name} has no subtlety, which sets its contrast: "
+                "leave it out with select: subtlety == subtlety"
+                for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
+            ]
+        )
+        films = split_by_patient(self.normal_films(), self.seed, self.fractions)
+        return {
+            split: self._pair(part, films[split])
+            for split, part in split_by_patient(nodules, self.seed, self.fractions).items()
+        }
+
+    def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
+        table = nodules.loc[nodules.index.repeat(self.films_per_nodule)].reset_index(drop=True)
+        number = table.groupby("nodule_id").cumcount().astype(str)
+        table["name"] = table["nodule_id"] + "-" + number
+        drawn = [int(sha256("film", name)[:8], 16) % len(films) for name in table["name"]]
+        chosen = films.iloc[drawn][["path", "spacing_mm"]].reset_index(drop=True)
+        return table.assign(path=chosen["path"], spacing_mm=chosen["spacing_mm"])

@@ -1,0 +1,215 @@
+"""Nodules of CT in radiographs: physics, labels, splits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datamodules.radiographs import RadiographDataModule
+from datamodules.studies import Volume, write_volume
+from datamodules.superimposed import (
+    CONTRAST,
+    SuperimposedDataModule,
+    characteristics,
+    project,
+    superimpose,
+)
+
+
+def ball(hu: float = 0.0, radius: float = 6.0, side: int = 25) -> tuple[Volume, Volume]:
+    """A ball in lung, and its mask, at 1 mm."""
+    z, y, x = np.indices((side,) * 3) - side // 2
+    inside = z**2 + y**2 + x**2 <= radius**2
+    geometry: tuple[Any, ...] = ((1.0,) * 3, (0.0,) * 3, np.eye(3))
+    image = np.where(inside, hu, -850).astype(np.int16)
+    return Volume(image, *geometry), Volume(inside.astype(np.uint8), *geometry)
+
+
+def film(side: int = 120, spacing_mm: float = 0.5) -> Volume:
+    """Grey that rises from left to right, from 0 to 200."""
+    grey = np.broadcast_to(np.linspace(0, 200, side), (side, side))
+    return Volume(np.rint(grey).astype(np.uint8), (spacing_mm,) * 2, (0.0, 0.0), np.eye(2))
+
+
+def test_a_balls_shadow_is_its_chord_in_water() -> None:
+    water, outline = project(*ball(hu=150))
+    axis = np.arange(-12, 13)
+    distance = np.hypot(*np.meshgrid(axis, axis))
+    chord = 2 * np.sqrt(np.clip(36 - distance**2, 0, None))
+    # the mask counts whole voxels: a chord is right to one of them
+    np.testing.assert_allclose(water, chord * (150 + 850) / 1000, atol=1.01)
+    np.testing.assert_array_equal(outline, distance <= 6)
+    assert water[~outline].max() == 0
+
+
+def test_attenuation_adds_up_and_the_upper_end_comes_first() -> None:
+    image, mask = ball(hu=-850)
+    image.array[20, 3, 7] = 150  # above: z rises towards the head
+    mask.array[20, 3, 7] = 1
+    water, outline = project(image, mask)
+    assert water[4, 7] == pytest.approx(1.0)
+    assert outline[4, 7]
+    assert water.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("subtlety", [1, 3, 5])
+def test_contrast_is_set_by_subtlety_and_size_is_kept(subtlety: float) -> None:
+    host = film()
+    image, mask = ball(hu=0)
+    result, inside = superimpose(host, image, mask, (60.0, 50.0), subtlety)
+    assert result.array.dtype == np.uint8
+    added = result.array.astype(float) - host.array
+    low, high = np.percentile(host.array, (1, 99))
+    # 13 voxels are crossed in the middle, by a ball of the volume of 925 voxels
+    middle = 13 / (6 * mask.array.sum() / np.pi) ** (1 / 3)
+    expected = CONTRAST[int(subtlety)] * (high - low) * middle
+    assert added[60, 50] == pytest.approx(expected, abs=1)
+    np.testing.assert_array_equal(added[np.hypot(*np.ogrid[-60:60, -50:70]) > 15], 0)
+    # a radius of 6.25 mm (voxels are whole) is 12.5 pixels of 0.5 mm
+    assert inside.sum() == pytest.approx(np.pi * 12.5**2, rel=0.08)
+    np.testing.assert_allclose([axis.mean() for axis in np.nonzero(inside)], (60, 50), atol=0.2)
+
+
+def test_calcification_is_brighter_and_ground_glass_darker() -> None:
+    peaks = [
+        superimpose(film(), *ball(hu), (60.0, 50.0), 3)[0].array[60, 50] - 84.0
+        for hu in (-600, 0, 700)
+    ]
+    assert peaks[0] < 0.4 * peaks[1]
+    assert peaks[2] > 1.5 * peaks[1]
+
+
+def test_bright_films_do_not_overflow() -> None:
+    host = film()
+    host.array[:] = 250
+    host.array[:, :30] = 0
+    result, inside = superimpose(host, *ball(), (60.0, 60.0), 5)
+    assert result.array[inside].min() == 255 or result.array[inside].max() == 255
+    assert (result.array.astype(int) >= host.array).all()
+
+
+@pytest.mark.parametrize(
+    ("ratings", "expected"),
+    [
+        ({"calcification": 3}, {"calcified": 1.0}),
+        ({"calcification": 5.25}, {"calcified": np.nan}),
+        ({"calcification": 6}, {"calcified": 0.0}),
+        ({"margin": 5, "spiculation": 1, "lobulation": 2}, {"irregular": 0.0}),
+        ({"margin": 5, "spiculation": 4, "lobulation": 2}, {"irregular": 1.0}),
+        ({"margin": 1.5, "spiculation": 1, "lobulation": 1}, {"irregular": 1.0}),
+        ({"margin": 3, "spiculation": 3, "lobulation": 3}, {"irregular": np.nan}),
+        ({"texture": 5}, {"inhomogeneous": 0.0}),
+        ({"texture": 4}, {"inhomogeneous": 1.0}),
+        ({"texture": 4.5}, {"inhomogeneous": np.nan}),
+        ({"subtlety": 2.5}, {"subtlety": 2.5}),
+        ({}, dict.fromkeys(("subtlety", "calcified", "irregular", "inhomogeneous"), np.nan)),
+    ],
+)
+def test_labels_follow_the_ratings(ratings: dict[str, float], expected: dict[str, float]) -> None:
+    got = characteristics(ratings)
+    for name, value in expected.items():
+        np.testing.assert_equal(got[name], value)
+
+
+class Hosts(RadiographDataModule):
+    """Films as files with a header, one for each patient."""
+
+    attributes = ()
+
+    def __init__(self, root: Path, films: int = 24) -> None:
+        super().__init__()
+        self.paths = [root / f"film{number}.mha" for number in range(films)]
+        for path in self.paths:
+            write_volume(path, film())
+
+    def nodules(self) -> pd.DataFrame:
+        raise NotImplementedError
+
+    def normal_films(self) -> pd.DataFrame:
+        names = [path.stem for path in self.paths]
+        table = {"name": names, "patient_id": names, "path": self.paths}
+        return pd.DataFrame(table).assign(spacing_mm=None)
+
+
+def write_nodules(root: Path, number: int = 24) -> Path:
+    rows = []
+    for i in range(number):
+        image, mask = ball(hu=0)
+        write_volume(root / f"image{i}.mha", image)
+        write_volume(root / f"mask{i}.mha", mask)
+        rows.append(
+            {
+                "nodule_id": f"n{i}",
+                "patient_id": f"P{i // 2}",
+                "image": f"image{i}.mha",
+                "mask": f"mask{i}.mha",
+                "texture": 5,
+                "subtlety": 1 + i % 5,
+                "calcification": 6 if i % 2 else 3,
+            }
+        )
+    pd.DataFrame(rows).to_csv(root / "nodules.csv", index=False)
+    return root
+
+
+def module(root: Path, **settings: Any) -> SuperimposedDataModule:
+    given = {"fractions": (0.5, 0.2, 0.3), "cache_dir": None, "seed": 1, **settings}
+    data = SuperimposedDataModule(write_nodules(root), Hosts(root), **given)
+    data.setup()
+    return data
+
+
+def test_nodules_and_films_are_split_by_patient(tmp_path: Path) -> None:
+    data = module(tmp_path, films_per_nodule=3)
+    films: list[set[Path]] = []
+    patients: list[set[str]] = []
+    for split in ("train", "val", "test"):
+        table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
+        films.append(set(table["path"]))
+        patients.append(set(table["patient_id"]))
+        assert table["name"].is_unique
+        assert (table.groupby("nodule_id").size() == 3).all()
+    for sets in (films, patients):
+        assert not sets[0] & sets[1]
+        assert not (sets[0] | sets[1]) & sets[2]
+
+
+def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> None:
+    data = module(tmp_path, roi_size=32, roi_spacing_mm=0.5).datasets["train"]
+    for number in (0, 1, len(data) - 1):
+        item, again = data[number], data[number]
+        assert item["image"].equal(again["image"])
+        middle = np.argwhere(item["mask"][0].numpy()).mean(0)
+        np.testing.assert_allclose(middle, [16, 16], atol=0.7)
+        i = int(item["name"].split("-")[0][1:])
+        assert float(item["attributes"]["subtlety"]) == 1 + i % 5
+        assert float(item["attributes"]["calcified"]) == (0 if i % 2 else 1)
+        assert float(item["attributes"]["diameter_mm"]) == pytest.approx(12.5, rel=0.05)
+    first, second = data[0], data[1]  # one nodule in two films or places
+    assert not first["image"].equal(second["image"])
+
+
+def test_select_chooses_by_characteristic(tmp_path: Path) -> None:
+    data = module(tmp_path, select="calcified == 1", fractions=(0, 0, 1)).datasets["test"]
+    assert len(data) == 12 * 4
+    assert all(float(data[i]["attributes"]["calcified"]) == 1 for i in range(0, 48, 5))
+
+
+def test_points_without_a_nodule_leave_the_film_alone(tmp_path: Path) -> None:
+    data = module(tmp_path, content="normal", fractions=(0, 0, 1)).datasets["test"]
+    assert len(data) == 24 * 4
+    item = data[3]
+    assert not item["mask"].any()
+    assert item["attributes"]["calcified"].isnan()
+
+
+def test_a_nodule_without_subtlety_is_refused(tmp_path: Path) -> None:
+    write_nodules(tmp_path)
+    table = pd.read_csv(tmp_path / "nodules.csv").astype({"subtlety": float})
+    table.loc[3, "subtlety"] = np.nan
+    table.to_csv(tmp_path / "nodules.csv", index=False)
+    data = SuperimposedDataModule(tmp_path, Hosts(tmp_path), fractions=(0, 0, 1))
+    with pytest.raises(ValueError, match="nodule n3 has no subtlety"):
+        data.setup()
