@@ -26,7 +26,7 @@ from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import generator
-from lightning_modules.core.region import dilate, fill, touched
+from lightning_modules.core.region import fill, synthesized, touched
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.diffusion import SamplingConfig
 from lightning_modules.heads.ct import CTHead
@@ -119,7 +119,7 @@ def bare_synthesis(model: CTDiffusion, batch: NoduleBatch) -> Callable[[], None]
     """One encoding, the network evaluations, one decoding."""
     network, size = model.ema.module, len(batch["index"])
     mask = batch["mask"]
-    region = dilate(mask, model.head.margin_voxels)
+    region = synthesized(mask, model.head.margin_voxels)
     image = fill(model.head.window.normalize(batch["image"]), region)
     surroundings = Surroundings(batch["context"], touched(region, model.codec.compression))
     timestep = torch.full((size,), 500)

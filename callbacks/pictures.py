@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.files import written_whole
 
 PLANES = {3: ("axial", "coronal", "sagittal"), 2: ("radiograph",)}
@@ -21,7 +21,7 @@ class NodulePicture(Callback):
     Writes `synthetic.png` in the run's folder.
 
     Args:
-        per_subtype: nodules of each subtype.
+        per_subtype: nodules of each subtype, and of unknown subtype.
         display: intensities shown as black and white; by default the range of the histograms.
     """
 
@@ -31,7 +31,8 @@ class NodulePicture(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new picture."""
-        self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in range(len(SUBTYPES))}
+        codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE)
+        self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in codes}
 
     def on_predict_batch_end(
         self,
@@ -63,7 +64,8 @@ class NodulePicture(Callback):
         """Draw and save."""
         if not trainer.is_global_zero:
             return
-        rows = [(SUBTYPES[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
+        names = {**dict(enumerate(SUBTYPES)), UNKNOWN_SUBTYPE: "nodule"}
+        rows = [(names[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
         if not rows:
             return
         centers = rows[0][1]["centers"]
@@ -86,7 +88,9 @@ def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, f
             len(rows), columns, squeeze=False, width_ratios=[1] * (columns - 1) + [1.7]
         )
         for number, (line, (subtype, nodule)) in enumerate(zip(grid, rows, strict=True)):
-            center = [int(c.mean()) for c in np.nonzero(nodule["mask"])]
+            inside = np.argwhere(nodule["mask"] > 0)
+            middle = inside.mean(0) if len(inside) else np.asarray(nodule["mask"].shape) // 2
+            center = [int(c) for c in middle]
             for k, plane in enumerate(planes):
                 for offset, name in ((0, "background"), (len(planes), "image")):
                     axes = line[k + offset]

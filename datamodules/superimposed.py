@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datamodules.base import Split, raise_together, select_rows, sha256, split_by_patient
+from datamodules.base import Split, raise_together, sha256, split_by_patient
 from datamodules.films import lung_point, read_lungs
 from datamodules.lidc import read_table
 from datamodules.radiographs import (
@@ -184,6 +184,7 @@ class SuperimposedDataModule(RadiographDataModule):
         hosts: RadiographDataModule,
         csv: str = "nodules.csv",
         columns: dict[str, str] | None = None,
+        only: dict[str, float] | None = None,
         films_per_nodule: int = 4,
         **settings: Any,
     ) -> None:
@@ -195,11 +196,20 @@ class SuperimposedDataModule(RadiographDataModule):
                 count.
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
+            only: the characteristics that nodules must have, such as {calcified: 1}.
             films_per_nodule: into how many films each nodule is put.
-            settings: see `RadiographDataModule`; `select` is a query over the table of nodules and
-                the columns subtlety, calcified, irregular and inhomogeneous.
+            settings: see `RadiographDataModule`; `select` is a query over the table of nodules, in
+                its own column names.
+
+        Raises:
+            ValueError: If `only` names no characteristic.
         """
         super().__init__(**settings)
+        for name in only or {}:
+            if name not in CHARACTERISTICS:
+                message = f"only names {name!r}, expected some of {', '.join(CHARACTERISTICS)}"
+                raise ValueError(message)
+        self.only = only or {}
         self.root = Path(root)
         self.hosts = hosts
         self.csv = csv
@@ -207,11 +217,20 @@ class SuperimposedDataModule(RadiographDataModule):
         self.films_per_nodule = films_per_nodule
 
     def nodules(self) -> pd.DataFrame:
-        """The table of nodules, with their characteristics."""
-        table = read_table(self.root / self.csv, self.columns, None)
+        """The table of nodules, with their characteristics.
+
+        Raises:
+            ValueError: If no nodule has what `only` asks for.
+        """
+        table = read_table(self.root / self.csv, self.columns, self.select)
         labels = pd.DataFrame([characteristics(row) for row in table.to_dict("records")])
+        table = table.assign(**{name: labels[name] for name in CHARACTERISTICS})
+        for name, value in self.only.items():
+            table = table[table[name] == value]
+        if table.empty:
+            message = f"{self.root / self.csv} has no nodule with {self.only}: ask for less"
+            raise ValueError(message)
         return table.assign(
-            **labels,
             nodule_image=table["image"].map(lambda name: self.root / name),
             nodule_mask=table["mask"].map(lambda name: self.root / name),
         )
@@ -228,7 +247,7 @@ class SuperimposedDataModule(RadiographDataModule):
         """
         if self.content == "normal":
             return super().parts()
-        nodules = select_rows(self.nodules(), self.select, str(self.root / self.csv))
+        nodules = self.nodules()
         raise_together(
             [
                 f"{self.root / self.csv}: nodule {name} has no subtlety, which sets its contrast: "

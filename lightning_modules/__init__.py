@@ -12,7 +12,9 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
+from lightning_modules.cxr import CXRDiffusion
 from lightning_modules.heads.ct import CTHead
+from lightning_modules.heads.cxr import CXRHead
 
 __all__ = [
     "AttributeConditioner",
@@ -20,6 +22,8 @@ __all__ = [
     "BackgroundConditioner",
     "CTDiffusion",
     "CTHead",
+    "CXRDiffusion",
+    "CXRHead",
     "DiffusionProcess",
     "HistogramConditioner",
     "HistogramRegularizer",

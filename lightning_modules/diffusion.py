@@ -22,7 +22,7 @@ from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.process import DiffusionProcess, Predict, Solver
 from lightning_modules.core.randomness import generator, sample_noise
-from lightning_modules.core.region import dilate, feather, fill, paste, touched
+from lightning_modules.core.region import feather, fill, paste, synthesized, touched
 from lightning_modules.core.regularizer import Estimate, Regularizer
 from lightning_modules.core.schedule import warmup_cosine
 from lightning_modules.heads.head import ModalityHead
@@ -149,7 +149,7 @@ class NoduleDiffusion(LightningModule):
         """Posterior of the image, and posterior mean of the image with the region filled in."""
         batch = self._on_device(batch)
         image = self.head.window.normalize(batch["image"])
-        region = dilate(batch["mask"], self.head.margin_voxels)
+        region = synthesized(batch["mask"], self.head.margin_voxels)
         with self.trainer.precision_plugin.forward_context():
             mean, logvar = self.codec.encode(torch.cat([image, fill(image, region)]))
         mean, context = mean.float().chunk(2)
@@ -161,7 +161,7 @@ class NoduleDiffusion(LightningModule):
 
     def _region(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The region that is synthesized, in voxels of the image and of the latent."""
-        region = dilate(mask, self.head.margin_voxels)
+        region = synthesized(mask, self.head.margin_voxels)
         return region, touched(region, self.codec.compression)
 
     # --- training ------------------------------------------------------------------------------

@@ -18,6 +18,23 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
     return mask
 
 
+def synthesized(mask: Tensor, margin_voxels: int) -> Tensor:
+    """The region that is synthesized: the mask with its margin, or everything where it is empty.
+
+    Args:
+        mask: `(B, 1, *spatial)`, 0 or 1; empty for an image without a nodule.
+        margin_voxels: how far the region reaches beyond the mask.
+
+    Returns:
+        `(B, 1, *spatial)`, 0 or 1.
+    """
+    return torch.where(_is_empty(mask), 1.0, dilate(mask, margin_voxels))
+
+
+def _is_empty(mask: Tensor) -> Tensor:
+    return mask.amax(tuple(range(1, mask.ndim)), keepdim=True) == 0
+
+
 def box_blur(image: Tensor, radius: int) -> Tensor:
     """Mean over a cube of `2 * radius + 1` voxels; the border is repeated outwards."""
     padded = F.pad(image, [radius] * (2 * (image.ndim - 2)), mode="replicate")
@@ -28,14 +45,14 @@ def feather(mask: Tensor, margin_voxels: int) -> Tensor:
     """Weight of the synthetic image: 1 inside the mask, falling to exactly 0 at the margin.
 
     Args:
-        mask: `(B, 1, *spatial)`, 0 or 1.
+        mask: `(B, 1, *spatial)`, 0 or 1; where it is empty, the weight is 1 everywhere.
         margin_voxels: Chebyshev distance from the mask at which the weight reaches 0.
 
     Returns:
         `(B, 1, *spatial)` in [0, 1].
     """
     blur = margin_voxels // 2
-    grown = dilate(mask, margin_voxels - blur)
+    grown = synthesized(mask, margin_voxels - blur)
     if blur == 0:
         return grown
     return torch.where(mask > 0, 1.0, box_blur(grown, blur))

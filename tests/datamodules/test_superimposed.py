@@ -146,6 +146,7 @@ def write_nodules(root: Path, number: int = 24) -> Path:
                 "image": f"image{i}.mha",
                 "mask": f"mask{i}.mha",
                 "texture": 5,
+                "extra": i,
                 "subtlety": 1 + i % 5,
                 "calcification": 6 if i % 2 else 3,
             }
@@ -191,10 +192,16 @@ def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> N
     assert not first["image"].equal(second["image"])
 
 
-def test_select_chooses_by_characteristic(tmp_path: Path) -> None:
-    data = module(tmp_path, select="calcified == 1", fractions=(0, 0, 1)).datasets["test"]
+def test_nodules_are_chosen_by_characteristic_and_by_column(tmp_path: Path) -> None:
+    data = module(tmp_path, only={"calcified": 1}, fractions=(0, 0, 1)).datasets["test"]
     assert len(data) == 12 * 4
     assert all(float(data[i]["attributes"]["calcified"]) == 1 for i in range(0, 48, 5))
+    chosen = module(tmp_path, select="extra < 2", only={"calcified": 1}, fractions=(0, 0, 1))
+    assert {item["name"] for item in chosen.datasets["test"]} == {f"n0-{k}" for k in range(4)}
+    with pytest.raises(ValueError, match=r"no nodule with \{'irregular': 1\}"):
+        module(tmp_path, only={"irregular": 1}, fractions=(0, 0, 1))
+    with pytest.raises(ValueError, match="only names 'calcification'"):
+        module(tmp_path, only={"calcification": 1})
 
 
 def test_points_without_a_nodule_leave_the_film_alone(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ import torch
 from scipy.ndimage import binary_dilation, distance_transform_cdt
 from torch import Tensor
 
-from lightning_modules.core.region import dilate, feather, fill, occupancy, paste, touched
+from lightning_modules.core.region import (
+    dilate,
+    feather,
+    fill,
+    occupancy,
+    paste,
+    synthesized,
+    touched,
+)
 
 pytestmark = pytest.mark.parametrize("spatial_dims", [2, 3])
 
@@ -107,3 +115,17 @@ def test_latent_masks_equal_loops_over_blocks(spatial_dims: int, compression: in
         inside = mask[(sample, 0, *voxels)].numpy()
         assert share[(sample, 0, *block)].item() == pytest.approx(inside.mean())
         assert hit[(sample, 0, *block)].item() == float(inside.any())
+
+
+def test_without_a_nodule_everything_is_synthesized(spatial_dims: int) -> None:
+    mask = blobs(spatial_dims)
+    mask[1] = 0
+    region, weight = synthesized(mask, 2), feather(mask, 2)
+    assert region[1].eq(1).all()
+    assert weight[1].eq(1).all()
+    assert torch.equal(region[:1], dilate(mask[:1], 2))
+    assert torch.equal(weight[:1], feather(mask[:1], 2))
+    assert weight[0].min() == 0
+    image = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.isfinite(fill(image, region)).all()
+    assert fill(image, region)[1].unique().numel() == 1
