@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from tqdm import tqdm
 
 from datamodules.base import Split, check_no_patient_crosses, raise_together, split_by_patient
 from datamodules.films import lies_on_its_side, read_grey
@@ -207,10 +208,23 @@ class ChestXray14DataModule(RadiographDataModule):
         return table.assign(path=table["image"].map(files))
 
     def _upright(self, table: pd.DataFrame) -> pd.DataFrame:
-        if self.sideways == "keep":
-            return table
+        """Leave out what lies on its side, and refuse images that were resized.
+
+        Raises:
+            ValueError: If an image has not 1024 x 1024 pixels.
+        """
+        errors, turned = [], set()
         paths = table["path"].unique()
-        turned = {path for path in paths if lies_on_its_side(read_grey(path))}
+        for path in tqdm(paths, "Looking at images", disable=len(paths) < 1000):
+            pixels = read_grey(path)
+            if pixels.shape != (SIDE, SIDE):
+                errors.append(
+                    f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {SIDE} x "
+                    f"{SIDE}, for which NIH's boxes and spacings hold: use the images as shipped"
+                )
+            elif self.sideways == "leave_out" and lies_on_its_side(pixels):
+                turned.add(path)
+        raise_together(errors)
         if turned:
             names = ", ".join(sorted(path.name for path in turned))
             rank_zero_warn(f"{len(turned)} image(s) lie on their side and are left out: {names}")

@@ -125,6 +125,14 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         read_boxes(root / "BBox_List_2017.csv")
 
 
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    path = root / "images_001" / "images" / "00000000_000.png"
+    Image.open(path).resize((512, 512)).save(path)
+    with pytest.raises(ValueError, match=r"00000000_000\.png has 512 x 512 pixels"):
+        module(root)
+
+
 @pytest.mark.skipif("NODULE_DATA" not in os.environ, reason="NODULE_DATA is not set: no real films")
 def test_the_real_tables_and_films() -> None:
     root = Path(os.environ["NODULE_DATA"]) / "chestxray14"
