@@ -1,0 +1,175 @@
+"""Named low-rank adapters (LoRA, Hu et al. 2022) on a frozen denoiser, kept by peft."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lightning_modules.core.denoiser import Denoiser
+
+SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
+"""Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
+
+
+@dataclass
+class AdapterConfig:
+    """Size and strength of an adapter.
+
+    Attributes:
+        rank: r of the update B A.
+        alpha: the update is multiplied by alpha / rank, and by the strength at which it is used.
+        targets: regular expression of the layers that are adapted, or a list of name endings.
+    """
+
+    rank: int = 8
+    alpha: float = 8.0
+    targets: str | list[str] = SELF_ATTENTION
+
+    @property
+    def factor(self) -> float:
+        """The effective factor at strength 1, alpha / rank."""
+        return self.alpha / self.rank
+
+
+class LowRank(NamedTuple):
+    """One layer's update of one adapter: `factor * B @ A`.
+
+    Attributes:
+        site: name of the layer.
+        a: `(rank, in)`; spans what the update reads.
+        b: `(out, rank)`; spans what the update writes.
+        factor: alpha / rank times the strength.
+    """
+
+    site: str
+    a: Tensor
+    b: Tensor
+    factor: float
+
+
+def subtlety_strength(subtlety: float) -> float:
+    """The strength that paper A's slider gives an adapter, 2^(2 + s), for any subtlety s.
+
+    With alpha 1 and rank 32 the effective factors of s = 1 to 5 are 1/4, 1/2, 1, 2 and 4.
+    """
+    return float(2 ** (2 + subtlety))
+
+
+def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig) -> None:
+    """Freeze the denoiser and put a new adapter on its UNet; it changes nothing yet (B is 0).
+
+    Raises:
+        ValueError: If there is an adapter of that name, or no layer that is to be adapted.
+    """
+    if name in adapter_names(denoiser):
+        message = f"There is an adapter {name!r} already: choose another name."
+        raise ValueError(message)
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=cast(int, config.alpha), target_modules=config.targets
+    )
+    try:
+        if isinstance(denoiser.unet, PeftModel):
+            denoiser.unet.add_adapter(name, lora)
+        else:
+            denoiser.requires_grad_(False)
+            denoiser.unet = get_peft_model(denoiser.unet, lora, adapter_name=name)
+    except ValueError as error:
+        message = f"The adapter's targets {config.targets!r} fit no layer of the UNet ({error})."
+        raise ValueError(message) from error
+    activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
+
+
+def adapter_names(denoiser: Denoiser) -> list[str]:
+    """The adapters' names, in the order in which they were added."""
+    return list(denoiser.unet.peft_config) if isinstance(denoiser.unet, PeftModel) else []
+
+
+def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
+    """Let these adapters, and no others, take part, each at its strength.
+
+    The updates of several are added, each times strength * alpha / rank. All adapters keep their
+    gradients (peft takes them from those that are not active).
+
+    Raises:
+        ValueError: If there is no adapter of that name.
+    """
+    names = adapter_names(denoiser)
+    for name in strengths:
+        if name not in names:
+            message = f"There is no adapter {name!r}, only {names}: load it first."
+            raise ValueError(message)
+    if not names:
+        return
+    unet = denoiser.unet
+    if not strengths:
+        unet.base_model.disable_adapter_layers()
+        return
+    unet.base_model.enable_adapter_layers()
+    unet.base_model.set_adapter(list(strengths))
+    for layer in _layers(denoiser).values():
+        for name, strength in strengths.items():
+            layer.set_scale(name, strength)
+    for key, parameter in unet.named_parameters():
+        if ".lora_" in key:
+            parameter.requires_grad_(True)
+
+
+def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:
+    """The updates of one adapter, layer by layer, with gradient."""
+    for site, layer in _layers(denoiser).items():
+        a, b = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
+        yield LowRank(site, a, b, layer.scaling[name])
+
+
+def save_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
+    """Write an adapter as a peft folder, `adapter_config.json` and `adapter_model.safetensors`.
+
+    An older folder is replaced when the new one is whole.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}-unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    denoiser.unet.save_pretrained(temporary, selected_adapters=[name])
+    written = temporary / name if (temporary / name).is_dir() else temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    written.rename(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
+    """Read a peft folder as an adapter of that name.
+
+    Raises:
+        FileNotFoundError: If the folder holds no adapter.
+        ValueError: If there is an adapter of that name, or it does not fit the UNet.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        message = f"{folder} holds no adapter_config.json: give a folder that an adapter run wrote."
+        raise FileNotFoundError(message)
+    if name in adapter_names(denoiser):
+        message = f"There is an adapter {name!r} already: choose another name."
+        raise ValueError(message)
+    try:
+        if isinstance(denoiser.unet, PeftModel):
+            denoiser.unet.load_adapter(str(folder), name, is_trainable=True)
+        else:
+            denoiser.requires_grad_(False)
+            denoiser.unet = PeftModel.from_pretrained(
+                denoiser.unet, str(folder), adapter_name=name, is_trainable=True
+            )
+    except (RuntimeError, ValueError) as error:
+        message = f"The adapter in {folder} does not fit this UNet: use the base it was trained on."
+        raise ValueError(message) from error
+    activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
+
+
+def _layers(denoiser: Denoiser) -> dict[str, LoraLayer]:
+    modules: dict[str, nn.Module] = dict(denoiser.unet.named_modules())
+    return {name: layer for name, layer in modules.items() if isinstance(layer, LoraLayer)}
