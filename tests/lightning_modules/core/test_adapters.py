@@ -1,0 +1,171 @@
+"""Adapters: nothing at first, then exactly the sum of their low-rank updates."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from peft import PeftModel
+from torch import Tensor
+
+from lightning_modules.core.adapters import (
+    AdapterConfig,
+    activate,
+    adapter_names,
+    add_adapter,
+    load_adapter,
+    save_adapter,
+    subtlety_strength,
+    updates,
+)
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioning import Conditioning, MaskConditioner
+from lightning_modules.core.denoiser import Denoiser, UNetConfig
+
+dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+CONFIG = AdapterConfig(rank=3, alpha=6.0)
+
+
+def build(spatial_dims: int = 2) -> Denoiser:
+    torch.manual_seed(0)
+    codec = LatentCodec(spatial_dims, channels=(4, 4), latent_channels=3, norm_num_groups=2)
+    config = UNetConfig((8, 16), (False, True), 1, 8, 4, 6, 10)
+    denoiser = Denoiser(config, codec, {"mask": MaskConditioner()})
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    return denoiser.eval()
+
+
+def answer(denoiser: Denoiser, spatial_dims: int = 2) -> Tensor:
+    stream = torch.Generator().manual_seed(1)
+    shape = (2, 3, *(4,) * spatial_dims)
+    channels = torch.randn(2, 5, *(4,) * spatial_dims, generator=stream)
+    latent = torch.randn(shape, generator=stream)
+    return denoiser(latent, torch.tensor([5, 700]), Conditioning(channels))
+
+
+def grow(denoiser: Denoiser, name: str, seed: int) -> None:
+    """Give an adapter updates that are not zero."""
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for low in updates(denoiser, name):
+            low.b.copy_(0.2 * torch.randn(low.b.shape, generator=stream))
+
+
+def added_densely(strengths: dict[str, float], spatial_dims: int = 2) -> Tensor:
+    """The answer of a base whose weights got the updates, without peft."""
+    denoiser = with_two(spatial_dims)
+    plain = build(spatial_dims)
+    layers = dict(plain.unet.named_modules())
+    with torch.no_grad():
+        for name, strength in strengths.items():
+            for low in updates(denoiser, name):
+                site = low.site.removeprefix("base_model.model.")
+                layers[site].weight += strength * CONFIG.factor * low.b @ low.a
+    return answer(plain, spatial_dims)
+
+
+def with_two(spatial_dims: int = 2) -> Denoiser:
+    denoiser = build(spatial_dims)
+    for seed, name in enumerate(("calcified", "irregular")):
+        torch.manual_seed(seed)
+        add_adapter(denoiser, name, CONFIG)
+        grow(denoiser, name, seed)
+    return denoiser
+
+
+@dims
+def test_a_new_adapter_changes_nothing_and_only_it_is_trained(spatial_dims: int) -> None:
+    denoiser = build(spatial_dims)
+    before = answer(denoiser, spatial_dims)
+    add_adapter(denoiser, "calcified", CONFIG)
+    assert torch.equal(answer(denoiser, spatial_dims), before)
+    trained = {n for n, p in denoiser.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    # queries, keys, values and projection of each of 4 self-attentions, A and B of each
+    assert len(trained) == 2 * 4 * 4
+
+
+@dims
+@pytest.mark.parametrize(
+    "strengths",
+    [{"calcified": 1.0}, {"irregular": 0.5}, {"calcified": 2.0, "irregular": -0.7}],
+)
+def test_active_adapters_are_the_sum_of_their_updates(
+    strengths: dict[str, float], spatial_dims: int
+) -> None:
+    denoiser = with_two(spatial_dims)
+    activate(denoiser, strengths)
+    expected = added_densely(strengths, spatial_dims)
+    torch.testing.assert_close(answer(denoiser, spatial_dims), expected, atol=1e-4, rtol=1e-4)
+    for name, strength in strengths.items():
+        factors = [low.factor for low in updates(denoiser, name)]
+        assert factors == pytest.approx([2 * strength] * len(factors))
+
+
+def test_no_adapter_is_the_base_and_gradients_come_back() -> None:
+    denoiser, base = with_two(), answer(build())
+    assert not torch.allclose(answer(denoiser), base)
+    activate(denoiser, {})
+    assert torch.equal(answer(denoiser), base)
+    activate(denoiser, {"calcified": 1.0})
+    # peft takes the gradients from an adapter that is not active: here all keep them
+    kept = {name for name in adapter_names(denoiser) for low in updates(denoiser, name)
+            if low.a.requires_grad and low.b.requires_grad}  # fmt: skip
+    assert kept == {"calcified", "irregular"}
+    assert not any(p.requires_grad for n, p in denoiser.named_parameters() if ".lora_" not in n)
+
+
+def test_an_adapter_is_saved_for_plain_peft_and_read_again(tmp_path: Path) -> None:
+    denoiser = with_two()
+    activate(denoiser, {"irregular": 1.0})
+    expected = answer(denoiser)
+    for _ in range(2):  # an older one is replaced
+        save_adapter(denoiser, "irregular", tmp_path / "adapters/irregular")
+    written = {path.name for path in (tmp_path / "adapters/irregular").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= written
+    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"irregular"}
+    stored = json.loads((tmp_path / "adapters/irregular/adapter_config.json").read_text())
+    assert (stored["r"], stored["lora_alpha"]) == (3, 6.0)
+
+    again = build()
+    load_adapter(again, "border", tmp_path / "adapters/irregular")
+    assert adapter_names(again) == ["border"]
+    torch.testing.assert_close(answer(again), expected)
+    load_adapter(again, "second", tmp_path / "adapters/irregular")
+    assert adapter_names(again) == ["border", "second"]
+
+    plain = build()
+    assert isinstance(plain.unet, DiffusionModelUNet)
+    plain.unet = PeftModel.from_pretrained(plain.unet, str(tmp_path / "adapters/irregular"))
+    torch.testing.assert_close(answer(plain), expected)
+
+
+def test_the_slider_is_the_papers() -> None:
+    factors = [subtlety_strength(s) * AdapterConfig(32, 1.0).factor for s in (1, 2, 3, 4, 5)]
+    assert factors == [0.25, 0.5, 1, 2, 4]
+    assert subtlety_strength(2.5) == pytest.approx(2**4.5)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    denoiser: Any = build()
+    with pytest.raises(ValueError, match="fit no layer"):
+        add_adapter(denoiser, "a", AdapterConfig(targets="nothing"))
+    add_adapter(denoiser, "a", CONFIG)
+    with pytest.raises(ValueError, match="an adapter 'a' already"):
+        add_adapter(denoiser, "a", CONFIG)
+    with pytest.raises(ValueError, match=r"no adapter 'b', only \['a'\]"):
+        activate(denoiser, {"b": 1.0})
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
+        load_adapter(denoiser, "b", tmp_path)
+    save_adapter(denoiser, "a", tmp_path / "a")
+    codec = LatentCodec(2, channels=(4, 4), latent_channels=3, norm_num_groups=2)
+    wider = Denoiser(
+        UNetConfig((16, 32), (False, True), 1, 8, 4, 6, 10), codec, {"mask": MaskConditioner()}
+    )
+    with pytest.raises(ValueError, match="does not fit this UNet"):
+        load_adapter(wider, "a", tmp_path / "a")
