@@ -309,7 +309,13 @@ class SubtypeSampler(DistributedSampler[int]):
     draws a subtype, each as likely as the others, then a nodule of it, with replacement;
     otherwise every nodule is drawn once. On several processes each takes every n-th draw, and
     all the same number. It is a `DistributedSampler` so that Lightning leaves it in place.
+
+    Attributes:
+        given: an epoch, and how many of its items this process has had already: training that
+            resumes in the middle of it goes on behind them.
     """
+
+    given: tuple[int, int] = (-1, 0)
 
     def __init__(
         self,
@@ -353,7 +359,9 @@ class SubtypeSampler(DistributedSampler[int]):
             nodules = np.resize(order, self.total_size)
         versions = generator.integers(self.versions, size=self.total_size)
         items = nodules * self.versions + versions
-        return iter(items[self.rank :: self.num_replicas].tolist())
+        ours = items[self.rank :: self.num_replicas].tolist()
+        epoch, had = self.given
+        return iter(ours[had:] if self.epoch == epoch else ours)
 
 
 class NoduleDataModule(LightningDataModule, ABC):
@@ -516,7 +524,13 @@ class NoduleDataModule(LightningDataModule, ABC):
         sampler = SubtypeSampler(
             dataset.subtypes, dataset.versions, self.balance, self.seed, world, rank
         )
-        return self._loader("train", sampler=sampler, drop_last=True)
+        loader = self._loader("train", sampler=sampler, drop_last=True)
+        if trainer:
+            # Lightning counts on from the batch where it was stopped, but does not skip the data
+            had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            if had < len(loader):
+                sampler.given = (trainer.current_epoch, had * self.batch_size)
+        return loader
 
     def val_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
         """Return all validation nodules in their order; an empty list if there are none."""

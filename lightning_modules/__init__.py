@@ -12,7 +12,7 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
-from lightning_modules.cxr import CXRDiffusion
+from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.heads.ct import CTHead
 from lightning_modules.heads.cxr import CXRHead
 
@@ -22,6 +22,7 @@ __all__ = [
     "BackgroundConditioner",
     "CTDiffusion",
     "CTHead",
+    "CXRAdapter",
     "CXRDiffusion",
     "CXRHead",
     "DiffusionProcess",

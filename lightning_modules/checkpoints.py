@@ -13,7 +13,7 @@ from lightning_modules.heads.head import IntensityWindow
 
 
 def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:
-    """Load the autoencoder of a stage 1 checkpoint.
+    """Load the autoencoder of a stage 1 checkpoint, or the one that a stage 2 checkpoint holds.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -55,8 +55,9 @@ class NoduleDiffusion(LightningModule):
         process: the diffusion process.
         autoencoder: checkpoint of stage 1, needed to begin training; a diffusion checkpoint holds
             the autoencoder's weights itself.
-        init_from: diffusion checkpoint whose averaged weights a new training starts from. It is
-            not for resuming, which `ckpt_path` does.
+        init_from: diffusion checkpoint that a new training starts from: its averaged weights, and
+            the autoencoder that they were trained with in the place of `autoencoder`. It is not
+            for resuming, which `ckpt_path` does.
         sampling: how nodules are synthesized.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
@@ -86,15 +87,21 @@ class NoduleDiffusion(LightningModule):
         self.codec = codec.requires_grad_(False).eval()
         self.denoiser = Denoiser(unet, codec, head.conditioners)
 
-        def average(ema: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
-            decay = min(ema_decay, (1 + int(updates)) / (10 + int(updates)))
-            return torch.lerp(value, ema, decay)
-
-        self.ema = AveragedModel(self.denoiser, avg_fn=average).requires_grad_(False)
+        self.ema_decay = ema_decay
+        self.ema = self._average()
         self.autoencoder, self.init_from = autoencoder, init_from
         self.sampling = sampling or SamplingConfig()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.seed = warmup_steps, seed
+
+    def _average(self) -> AveragedModel:
+        """The denoiser's moving average, beginning with the weights that it has."""
+
+        def average(ema: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
+            decay = min(self.ema_decay, (1 + int(updates)) / (10 + int(updates)))
+            return torch.lerp(value, ema, decay)
+
+        return AveragedModel(self.denoiser, avg_fn=average).requires_grad_(False)
 
     # --- beginning -----------------------------------------------------------------------------
 
@@ -102,12 +109,13 @@ class NoduleDiffusion(LightningModule):
         """Load the autoencoder and the warm start, unless a checkpoint is going to."""
         if stage != "fit" or self.trainer.ckpt_path:
             return
-        if self.autoencoder is not None:
-            load_codec(self.codec, self.autoencoder, self.head.window)
         if self.init_from is not None:
+            load_codec(self.codec, self.init_from, self.head.window)
             load_denoiser(self.denoiser, self.init_from)
             self.ema.module.load_state_dict(self.denoiser.state_dict())
-        if self.autoencoder is None and self.init_from is None:
+        elif self.autoencoder is not None:
+            load_codec(self.codec, self.autoencoder, self.head.window)
+        else:
             message = (
                 "The diffusion model has no autoencoder: set model.autoencoder to a checkpoint of "
                 "stage 1."
@@ -235,7 +243,9 @@ class NoduleDiffusion(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay."""
         optimizer: Optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), self.learning_rate, weight_decay=self.weight_decay
+            [p for p in self.denoiser.parameters() if p.requires_grad],
+            self.learning_rate,
+            weight_decay=self.weight_decay,
         )
         return warmup_cosine(optimizer, self.warmup_steps, self.trainer.estimated_stepping_batches)
 

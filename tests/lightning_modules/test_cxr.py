@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.batch import NoduleBatch
 from datamodules.lidc import LIDCDataModule
+from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.cxr import CXRDiffusion
+from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import SamplingConfig
 from lightning_modules.heads.cxr import CXRHead
 
@@ -27,51 +29,146 @@ class WithoutNodules(LIDCDataModule):
         return {**moved, "mask": torch.zeros_like(moved["mask"])}
 
 
+def parts(make_codec: Make) -> tuple[Any, ...]:
+    unet = UNetConfig((8, 16), (False, True), 1, 8, 4, 16, 16)
+    return CXRHead((-1000, 400), margin_voxels=2), make_codec(2), unet, DiffusionProcess()
+
+
+SETTINGS: dict[str, Any] = {"sampling": SamplingConfig(evaluations=4), "ema_decay": 0.9}
+
+
 @pytest.fixture
 def model(make_codec: Make) -> Callable[..., CXRDiffusion]:
-    def make(**settings: Any) -> CXRDiffusion:
-        return CXRDiffusion(
-            CXRHead((-1000, 400), margin_voxels=2),
-            make_codec(2),
-            UNetConfig((8, 16), (False, True), 1, 8, 4, 16, 16),
-            DiffusionProcess(),
-            **{"sampling": SamplingConfig(evaluations=4), "ema_decay": 0.9, **settings},
-        )
+    return lambda **settings: CXRDiffusion(*parts(make_codec), **SETTINGS, **settings)
+
+
+@pytest.fixture
+def adapter(make_codec: Make) -> Callable[..., CXRAdapter]:
+    def make(**settings: Any) -> CXRAdapter:
+        given: dict[str, Any] = {"characteristic": "calcified", "adapter": AdapterConfig(2, 2.0)}
+        given |= {"learning_rate": 1e-2, **SETTINGS, **settings}
+        return CXRAdapter(*parts(make_codec), **given)
 
     return make
 
 
-def test_the_second_stage_starts_from_patches_without_nodules(
+@pytest.fixture
+def base(
     tmp_path: Path, model: Make, make_data: Make, make_autoencoder: Make, make_trainer: Make
-) -> None:
+) -> Path:
+    """The checkpoint of a base, trained for two steps."""
     seed_everything(0)
     data = make_data(2, cache_dir=None)
-    settings = {"roi_size": [16, 16], "fractions": (0.6, 0.2, 0.2), "cache_dir": None}
-    normal = WithoutNodules(data.root, batch_size=4, **settings)
     trainer = make_trainer(2)
     trainer.fit(make_autoencoder(2), data)
     trainer.save_checkpoint(tmp_path / "codec.ckpt")
+    trainer = make_trainer(2)
+    settings = {"autoencoder": tmp_path / "codec.ckpt", "learning_rate": 1e-2, "warmup_steps": 0}
+    trainer.fit(model(**settings), data)
+    trainer.save_checkpoint(tmp_path / "base.ckpt")
+    return tmp_path / "base.ckpt"
 
+
+def some(data: Any, size: int = 3) -> NoduleBatch:
+    batch: NoduleBatch = torch.utils.data.default_collate(
+        [data.datasets["test"][i] for i in range(size)]
+    )
+    return batch
+
+
+def test_the_second_stage_starts_from_patches_without_nodules(
+    base: Path, tmp_path: Path, model: Make, make_data: Make, make_trainer: Make
+) -> None:
+    data = make_data(2, cache_dir=None)
+    settings = {"roi_size": [16, 16], "fractions": (0.6, 0.2, 0.2), "cache_dir": None}
+    normal = WithoutNodules(data.root, batch_size=4, **settings)
     first = model(autoencoder=tmp_path / "codec.ckpt")
     trainer = make_trainer(2)
     trainer.fit(first, normal)
     trainer.save_checkpoint(tmp_path / "first.ckpt")
 
-    second = model(autoencoder=tmp_path / "codec.ckpt", init_from=tmp_path / "first.ckpt")
+    second = model(init_from=tmp_path / "first.ckpt", learning_rate=0.0)
     make_trainer(1).fit(second, data)
-    changed = [
-        not torch.equal(a, b)
-        for a, b in zip(first.ema.module.parameters(), second.denoiser.parameters(), strict=True)
-    ]
-    assert any(changed)
+    for ours, theirs in ((second.denoiser, first.ema.module), (second.codec, first.codec)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+    # the scale comes with the autoencoder, and is not measured again
+    assert torch.equal(second.codec.scale_factor, first.codec.scale_factor)
 
-    batch = torch.utils.data.default_collate([data.datasets["test"][i] for i in range(3)])
+    batch = some(data)
     batch["mask"][1] = 0
     synthesis = second.eval().sample(batch)
     kept = synthesis["image"] == batch["image"]
     assert not kept[1].any()  # without a nodule the whole patch is synthesized
     assert kept[0].any()
     assert torch.isfinite(synthesis["image"]).all()
+
+
+def test_an_adapter_learns_and_the_base_stays(
+    base: Path, model: Make, adapter: Make, make_data: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    data = make_data(2, cache_dir=None)
+    plain = model(init_from=base, learning_rate=0.0)
+    make_trainer(1).fit(plain, data)
+    expected = plain.eval().sample(some(data))["image"]
+
+    trained = adapter(init_from=base)
+    trainer = make_trainer(3)
+    trainer.fit(trained, data)
+    trainer.save_checkpoint(tmp_path / "adapter.ckpt")
+    frozen = dict(plain.denoiser.named_parameters())
+    updated = 0
+    for name, value in trained.denoiser.named_parameters():
+        if ".lora_" in name:
+            updated += int("lora_B" in name and bool(value.any()))
+            continue
+        plain_name = name.replace("base_model.model.", "").replace(".base_layer", "")
+        assert torch.equal(value, frozen[plain_name])
+    assert updated == 16
+    trained.eval()
+    assert not torch.equal(trained.sample(some(data))["image"], expected)
+
+    # at strength 0 it is the base; the folder is what plain peft reads
+    off = adapter(init_from=base, strength=0.0, learning_rate=0.0)
+    make_trainer(1).fit(off, data)
+    assert torch.equal(off.eval().sample(some(data))["image"], expected)
+    folder = tmp_path / "run" / "adapters" / "calcified"
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_resumes_bit_for_bit(
+    base: Path, adapter: Make, make_data: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    class KillAt(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                raise Killed
+
+    def run(seed: int, *callbacks: Callback, **settings: Any) -> dict[str, Any]:
+        seed_everything(seed)  # an adapter begins at random
+        model = adapter(init_from=base, warmup_steps=1)
+        trainer = make_trainer(5, callbacks=[*callbacks], enable_checkpointing=bool(callbacks))
+        trainer.fit(model, make_data(2, cache_dir=None), **settings)
+        return {n: v.clone() for n, v in model.state_dict().items() if torch.is_tensor(v)}
+
+    straight = run(0)
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=2)
+    with pytest.raises(Killed):
+        run(0, saver, KillAt())
+    resumed = run(1, ckpt_path=tmp_path / "last.ckpt")
+    assert any("lora_B" in name and value.any() for name, value in resumed.items())
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_an_adapter_without_a_base_is_refused(
+    adapter: Make, make_data: Make, make_trainer: Make
+) -> None:
+    with pytest.raises(ValueError, match=r"needs a base: set model\.init_from"):
+        make_trainer(1).fit(adapter(), make_data(2))
 
 
 def test_guidance_contrasts_with_no_mask(model: Make) -> None:

@@ -275,17 +275,27 @@ def test_checkpoint_of_another_margin_is_refused(
         make_trainer().test(other, make_data(3), ckpt_path=tmp_path / "model.ckpt")
 
 
+@pytest.mark.parametrize(("saved_every", "killed_at"), [(5, 7), (3, 5), (4, 9)])
 def test_resumed_training_continues_bit_for_bit(
-    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+    saved_every: int,
+    killed_at: int,
+    tmp_path: Path,
+    make_data: Make,
+    make_diffusion: Make,
+    make_trainer: Make,
+    stage1: Make,
 ) -> None:
-    """Ten steps, and ten that were killed on the way and go on from the last checkpoint."""
+    """Ten steps, and ten that were killed on the way and go on from the last checkpoint.
+
+    An epoch has 5: the checkpoints lie at the end of one, in the first and in the second.
+    """
 
     class Killed(Exception):
         pass
 
     class KillAt(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            if trainer.global_step == 7:
+            if trainer.global_step == killed_at:
                 raise Killed
 
     def run(*callbacks: Callback, **settings: Any) -> dict[str, Tensor]:
@@ -298,7 +308,7 @@ def test_resumed_training_continues_bit_for_bit(
 
     path = stage1(3)
     straight = run()
-    saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=5)
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=saved_every)
     with pytest.raises(Killed):
         run(saver, KillAt())
     resumed = run(ckpt_path=tmp_path / "last.ckpt")
