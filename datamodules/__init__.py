@@ -6,6 +6,7 @@ from datamodules.chestxray14 import ChestXray14DataModule
 from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset
+from datamodules.mixed import MixedDataModule
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
 from datamodules.superimposed import SuperimposedDataModule
 
@@ -17,6 +18,7 @@ __all__ = [
     "LIDCDataModule",
     "LIDCDataset",
     "LatentCache",
+    "MixedDataModule",
     "NoduleBatch",
     "NoduleDataModule",
     "NoduleDataset",

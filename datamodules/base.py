@@ -528,7 +528,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         if trainer:
             # Lightning counts on from the batch where it was stopped, but does not skip the data
             had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            if had < len(loader):
+            if had < len(loader):  # otherwise the epoch had ended
                 sampler.given = (trainer.current_epoch, had * self.batch_size)
         return loader
 

@@ -12,7 +12,7 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
-from lightning_modules.cxr import CXRAdapter, CXRDiffusion
+from lightning_modules.cxr import CXRAdapter, CXRComposition, CXRDiffusion
 from lightning_modules.heads.ct import CTHead
 from lightning_modules.heads.cxr import CXRHead
 
@@ -23,6 +23,7 @@ __all__ = [
     "CTDiffusion",
     "CTHead",
     "CXRAdapter",
+    "CXRComposition",
     "CXRDiffusion",
     "CXRHead",
     "DiffusionProcess",

@@ -1,20 +1,35 @@
 """Nodules in chest radiographs."""
 
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import Tensor
 
 from lightning_modules.core.adapters import (
+    PREFIX,
     AdapterConfig,
     activate,
     adapter_names,
     add_adapter,
+    load_adapter,
     save_adapter,
+    updates,
 )
 from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.composition import (
+    SUBSPACES,
+    Form,
+    normalized_overlap,
+    orthogonality_loss,
+    squared_norm,
+)
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.randomness import generator
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.cxr import CXRHead
 
@@ -112,3 +127,139 @@ class CXRAdapter(CXRDiffusion):
         folder = Path(self.trainer.default_root_dir) / "adapters" / self.characteristic
         save_adapter(cast(Denoiser, self.ema.module), self.characteristic, folder)
         rank_zero_info(f"Adapter: {folder}")
+
+
+@dataclass
+class OrthogonalityConfig:
+    """The loss against overlapping adapters.
+
+    Attributes:
+        weight: lambda of paper A (table 9); 0 trains the adapters side by side.
+        form: see `core.composition.orthogonality_loss`.
+    """
+
+    weight: float = 0.5
+    form: Form = "input"
+
+
+class CXRComposition(CXRDiffusion):
+    """Several adapters on one frozen base, kept apart by an orthogonality loss (paper A, 3.2).
+
+    Each adapter learns from its own data (`MixedDataModule`, whose parts are named like the
+    adapters): in every step each sees one batch alone, and one backward pass carries all of it,
+    which is paper A's alternation with gradients accumulated over all adapters. In synthesis the
+    updates of all are added.
+
+    Args:
+        adapters: for each adapter the folder that `CXRAdapter` wrote, or null for a new one.
+        adapter: size of new adapters.
+        orthogonality: the loss between them.
+        strengths: at which they are used in synthesis; those not named are not used. By default
+            all at 1.
+        kwargs: see `CXRDiffusion`; the base is `init_from`.
+
+    Raises:
+        ValueError: If there are fewer than two adapters, a strength is given for none of them, or
+            the UNet recomputes activations, which it would do with the wrong adapter.
+    """
+
+    def __init__(
+        self,
+        head: CXRHead,
+        codec: LatentCodec,
+        unet: UNetConfig,
+        process: DiffusionProcess,
+        adapters: dict[str, Path | None],
+        adapter: AdapterConfig,
+        orthogonality: OrthogonalityConfig,
+        strengths: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if len(adapters) < 2:
+            message = f"The adapters are {list(adapters)}: a composition needs two or more."
+            raise ValueError(message)
+        if unknown := set(strengths or {}) - set(adapters):
+            message = f"strengths names {sorted(unknown)}, but the adapters are {list(adapters)}."
+            raise ValueError(message)
+        if unet.checkpointing:
+            message = (
+                "A composition cannot recompute activations, which would use the wrong adapter: "
+                "set model.unet.checkpointing to false."
+            )
+            raise ValueError(message)
+        super().__init__(head, codec, unet, process, **kwargs)
+        self.adapters, self.adapter, self.orthogonality = adapters, adapter, orthogonality
+        self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
+
+    def setup(self, stage: str) -> None:
+        """Load the base, unless a checkpoint is going to.
+
+        Raises:
+            ValueError: If there is no base.
+        """
+        if stage == "fit" and not self.trainer.ckpt_path and self.init_from is None:
+            message = "A composition needs a base: set model.init_from to a checkpoint of stage 2."
+            raise ValueError(message)
+        super().setup(stage)
+
+    def configure_model(self) -> None:
+        """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
+        if adapter_names(self.denoiser):
+            return
+        for name, folder in self.adapters.items():
+            if folder is None:
+                add_adapter(self.denoiser, name, self.adapter)
+            else:
+                load_adapter(self.denoiser, name, folder)
+        self.ema = self._average()
+        activate(cast(Denoiser, self.ema.module), self.strengths)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One batch for each adapter, and their overlap.
+
+        Raises:
+            ValueError: If the batch's parts are not named like the adapters.
+        """
+        if set(batch) != set(self.adapters):
+            message = (
+                f"The data has the parts {sorted(batch)}, the adapters are "
+                f"{sorted(self.adapters)}: name the parts of MixedDataModule like the adapters."
+            )
+            raise ValueError(message)
+        total = torch.zeros((), device=self.device)
+        for name in self.adapters:
+            keys = (self.seed, self.global_step, self.global_rank, batch_idx)
+            stream = generator("train", name, *keys)
+            activate(self.denoiser, {name: 1.0})
+            losses = self.losses(self.denoiser, batch[name], stream, dropout=True)
+            self.log(f"train/diffusion/{name}", losses["diffusion"])
+            total = total + losses["diffusion"]
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
+        adapters = [list(updates(self.denoiser, name)) for name in self.adapters]
+        overlap = orthogonality_loss(adapters, self.orthogonality.form)
+        self.log("train/orthogonality", overlap)
+        return total + self.orthogonality.weight * overlap
+
+    def on_train_epoch_end(self) -> None:
+        """Log each pair's overlap and each adapter's size, layer by layer."""
+        lists = {name: list(updates(self.denoiser, name)) for name in self.adapters}
+        figures = {
+            f"norm/{name}/{low.site.removeprefix(PREFIX)}": squared_norm(low).sqrt()
+            for name, adapter in lists.items()
+            for low in adapter
+        }
+        for one, other in combinations(lists, 2):
+            for first, second in zip(lists[one], lists[other], strict=True):
+                site = first.site.removeprefix(PREFIX)
+                for subspace in SUBSPACES:
+                    value = normalized_overlap(first, second, subspace)
+                    figures[f"overlap/{subspace}/{one}-{other}/{site}"] = value
+        self.log_dict({name: value.detach() for name, value in figures.items()})
+
+    @rank_zero_only
+    def on_fit_end(self) -> None:
+        """Write the averaged adapters."""
+        root = Path(self.trainer.default_root_dir) / "adapters"
+        for name in self.adapters:
+            save_adapter(cast(Denoiser, self.ema.module), name, root / name)
+        rank_zero_info(f"Adapters: {root}")

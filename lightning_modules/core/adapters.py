@@ -16,6 +16,10 @@ SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
 """Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
 
 
+PREFIX = "base_model.model."
+"""What peft puts before the name of a layer."""
+
+
 @dataclass
 class AdapterConfig:
     """Size and strength of an adapter.

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_modules.core.adapters import LowRank
 
 Subspace = Literal["input", "output"]
+SUBSPACES: tuple[Subspace, ...] = ("input", "output")
 Form = Literal["input", "output", "both", "a_only"]
 
 

@@ -11,10 +11,17 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.batch import NoduleBatch
 from datamodules.lidc import LIDCDataModule
-from lightning_modules.core.adapters import AdapterConfig
+from datamodules.mixed import MixedDataModule
+from lightning_modules.core.adapters import AdapterConfig, updates
+from lightning_modules.core.composition import normalized_overlap
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.cxr import CXRAdapter, CXRDiffusion
+from lightning_modules.cxr import (
+    CXRAdapter,
+    CXRComposition,
+    CXRDiffusion,
+    OrthogonalityConfig,
+)
 from lightning_modules.diffusion import SamplingConfig
 from lightning_modules.heads.cxr import CXRHead
 
@@ -162,6 +169,172 @@ def test_an_adapter_resumes_bit_for_bit(
     assert any("lora_B" in name and value.any() for name, value in resumed.items())
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+@pytest.fixture
+def composition(make_codec: Make) -> Callable[..., CXRComposition]:
+    def make(**settings: Any) -> CXRComposition:
+        given: dict[str, Any] = {
+            "adapters": {"calcified": None, "irregular": None},
+            "adapter": AdapterConfig(2, 2.0),
+            "orthogonality": OrthogonalityConfig(),
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+        }
+        return CXRComposition(*parts(make_codec), **{**SETTINGS, **given, **settings})
+
+    return make
+
+
+@pytest.fixture
+def mixed(make_data: Make) -> Callable[..., MixedDataModule]:
+    """Two parts with nodules of their own."""
+
+    def make(names: tuple[str, str] = ("calcified", "irregular")) -> MixedDataModule:
+        queries = ("subtype == 'solid'", "subtype != 'solid'")
+        selected = [make_data(2, cache_dir=None, select=query) for query in queries]
+        return MixedDataModule(dict(zip(names, selected, strict=True)))
+
+    return make
+
+
+def overlaps(model: CXRComposition) -> float:
+    lists = [list(updates(model.denoiser, name)) for name in model.adapters]
+    shares = [normalized_overlap(a, b, "input").item() for a, b in zip(*lists, strict=True)]
+    return sum(shares) / len(shares)
+
+
+def test_a_composition_trains_all_adapters_and_keeps_them_apart(
+    base: Path, composition: Make, mixed: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    found = {}
+    for weight in (0.0, 1000.0):
+        seed_everything(0)
+        model = composition(init_from=base, orthogonality=OrthogonalityConfig(weight, "input"))
+        trainer = make_trainer(12)
+        trainer.fit(model, mixed())
+        for name in model.adapters:
+            assert all(low.b.any() for low in updates(model.denoiser, name))
+        found[weight] = overlaps(model)
+        logged = trainer.callback_metrics
+        assert {"train/orthogonality", "train/diffusion/calcified"} <= set(logged)
+        named = [key for key in logged if key.startswith("overlap/input/calcified-irregular/")]
+        assert len(named) == 16
+        assert all(0 <= float(logged[key]) <= 1 for key in named)
+    assert found[1000.0] < 0.5 * found[0.0]
+    for name in ("calcified", "irregular"):
+        assert (tmp_path / "run/adapters" / name / "adapter_model.safetensors").is_file()
+
+
+def test_each_adapter_learns_from_its_own_data_alone(
+    base: Path, composition: Make, mixed: Make, make_trainer: Make
+) -> None:
+    """With one part's images all alike, the other's adapter is the same as with real images."""
+
+    def fit(spoil: str | None) -> dict[str, torch.Tensor]:
+        class Spoiled(CXRComposition):
+            def transfer_batch_to_device(self, batch: Any, *args: Any) -> Any:
+                moved = super().transfer_batch_to_device(batch, *args)
+                if spoil in moved:
+                    moved[spoil]["image"] = torch.zeros_like(moved[spoil]["image"])
+                return moved
+
+        seed_everything(0)
+        model = composition(init_from=base, orthogonality=OrthogonalityConfig(0.0))
+        model.__class__ = Spoiled
+        make_trainer(3).fit(model, mixed())
+        weights = model.denoiser.named_parameters()
+        return {name: value.detach().clone() for name, value in weights if ".lora_" in name}
+
+    plain, spoiled = fit(None), fit("irregular")
+    for name, value in plain.items():
+        assert torch.equal(value, spoiled[name]) == (".calcified." in name), name
+
+
+def test_a_composition_resumes_bit_for_bit_and_takes_trained_adapters(
+    base: Path,
+    adapter: Make,
+    composition: Make,
+    mixed: Make,
+    make_data: Make,
+    make_trainer: Make,
+    tmp_path: Path,
+) -> None:
+    trained = adapter(init_from=base)
+    make_trainer(2).fit(trained, make_data(2, cache_dir=None))
+    # the composition writes its own adapters into the run's folder
+    folder = (tmp_path / "run/adapters/calcified").rename(tmp_path / "calcified")
+    chosen = {"calcified": folder, "irregular": None}
+
+    class Killed(Exception):
+        pass
+
+    class KillAt(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                raise Killed
+
+    def run(seed: int, *callbacks: Callback, **settings: Any) -> dict[str, Any]:
+        seed_everything(seed)
+        model = composition(init_from=base, adapters=chosen)
+        trainer = make_trainer(4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks))
+        trainer.fit(model, mixed(), **settings)
+        return {n: v.clone() for n, v in model.state_dict().items() if torch.is_tensor(v)}
+
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=1)
+    with pytest.raises(Killed):
+        run(0, saver, KillAt())
+    resumed = run(1, ckpt_path=tmp_path / "last.ckpt")
+    straight = run(0)
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_strengths_choose_what_takes_part(
+    base: Path, composition: Make, mixed: Make, make_data: Make, make_trainer: Make
+) -> None:
+    data = make_data(2, cache_dir=None)
+    data.setup()
+    batch = some(data)
+
+    def sampled(strengths: dict[str, float]) -> torch.Tensor:
+        seed_everything(0)
+        model = composition(init_from=base, strengths=strengths)
+        make_trainer(3).fit(model, mixed())
+        image: torch.Tensor = model.eval().sample(batch)["image"]
+        return image
+
+    both, one, none = (
+        sampled(strengths)
+        for strengths in ({"calcified": 1.0, "irregular": 1.0}, {"calcified": 1.0}, {})
+    )
+    assert not torch.equal(both, one)
+    assert not torch.equal(one, none)
+
+
+def test_what_a_composition_cannot_do_is_said(
+    base: Path, composition: Make, mixed: Make, make_codec: Make, make_trainer: Make
+) -> None:
+    with pytest.raises(ValueError, match=r"he adapters are \['a'\]: a composition needs two"):
+        composition(adapters={"a": None})
+    with pytest.raises(ValueError, match=r"strengths names \['b'\]"):
+        composition(strengths={"b": 1.0})
+    with pytest.raises(ValueError, match=r"needs a base: set model\.init_from"):
+        make_trainer(1).fit(composition(), mixed())
+    with pytest.raises(ValueError, match=r"parts \['calcified', 'texture'\]"):
+        make_trainer(1).fit(composition(init_from=base), mixed(("calcified", "texture")))
+    head, codec, unet, process = parts(make_codec)
+    unet.checkpointing = True
+    with pytest.raises(ValueError, match=r"set model\.unet\.checkpointing to false"):
+        CXRComposition(
+            head,
+            codec,
+            unet,
+            process,
+            {"a": None, "b": None},
+            AdapterConfig(),
+            OrthogonalityConfig(),
+        )
 
 
 def test_an_adapter_without_a_base_is_refused(

@@ -1,0 +1,103 @@
+"""Several sets of nodules at once, one batch of each in every step."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
+
+from datamodules.base import NoduleDataModule, sha256
+from datamodules.batch import NoduleBatch
+
+
+class MixedDataModule(LightningDataModule):
+    """Batches of several data modules, side by side in training.
+
+    A training batch is a mapping from each part's name to its batch; an epoch ends with the
+    shortest part. Validation, test and prediction use the first part alone.
+    """
+
+    def __init__(self, parts: dict[str, NoduleDataModule]) -> None:
+        """Name the parts.
+
+        Args:
+            parts: data modules of the same ROI spacing, by name.
+
+        Raises:
+            ValueError: If there is none, or their ROI spacings differ.
+        """
+        super().__init__()
+        spacings = {name: part.roi_spacing_mm for name, part in parts.items()}
+        if len(set(spacings.values())) != 1:
+            message = f"The parts' roi_spacing_mm are {spacings}: give one part or more, all alike."
+            raise ValueError(message)
+        self.parts = parts
+        self.first = next(iter(parts.values()))
+        self.roi_spacing_mm = self.first.roi_spacing_mm
+        self.cache_dir: Path | None = self.first.cache_dir
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the parts."""
+        for part in self.parts.values():
+            part.trainer = self.trainer
+            part.setup(stage)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all parts."""
+        return sha256(*[f"{name} {part.fingerprint}" for name, part in self.parts.items()])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Put the parts' fingerprints into the checkpoint."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare each part with what the checkpoint was trained on.
+
+        Raises:
+            ValueError: If training is resumed on other parts, data or splits.
+        """
+        if set(state_dict) != set(self.parts):
+            message = (
+                f"The checkpoint was trained on the parts {sorted(state_dict)}, the config has "
+                f"{sorted(self.parts)}: give the same."
+            )
+            raise ValueError(message)
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict[name])
+
+    def cache_latents(
+        self,
+        encode: Callable[[NoduleBatch], dict[str, Tensor]],
+        key: str,
+        rank: int,
+        world_size: int,
+        barrier: Callable[[], None],
+    ) -> Mapping[str, int]:
+        """Cache the latents of every part; see `NoduleDataModule.cache_latents`."""
+        reports = [
+            part.cache_latents(encode, key, rank, world_size, barrier)
+            for part in self.parts.values()
+            if part.cache_dir is not None
+        ]
+        return {name: sum(report[name] for report in reports) for name in reports[0]}
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Return batches of all parts, by name."""
+        loaders = {name: part.train_dataloader() for name, part in self.parts.items()}
+        return CombinedLoader(loaders, "min_size")
+
+    def val_dataloader(self) -> Any:
+        """Return the first part's validation nodules."""
+        return self.first.val_dataloader()
+
+    def test_dataloader(self) -> Any:
+        """Return the first part's test nodules."""
+        return self.first.test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """Return where the first part wants nodules."""
+        return self.first.predict_dataloader()
