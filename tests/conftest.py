@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.batch import SUBTYPES, NoduleBatch
 from datamodules.studies import Volume, write_volume
@@ -75,6 +76,11 @@ def _write_store(root: Path, spatial_dims: int, side: int = 20, patients: int = 
                 "image": f"images/n{number}.mha",
                 "mask": f"masks/n{number}.mha",
                 "subtype": subtype,
+                "subtlety": 1 + number % 5,
+                "calcification": 3 if number % 2 else 6,
+                "margin": 5,
+                "spiculation": 5 if number % 3 else 1,
+                "lobulation": 1,
             }
         )
     with (root / "nodules.csv").open("w", newline="") as file:
@@ -94,3 +100,26 @@ def write_store() -> Callable[..., Path]:
 def store(tmp_path: Path) -> Path:
     """A store of volumes."""
     return _write_store(tmp_path / "store", 3)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """20 radiographs without a nodule, of as many patients, in ChestX-ray14's form."""
+    root = tmp_path / "films"
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:1024, :1024] / 1024
+    height = ((y - 0.45) / 0.28) ** 4
+    lungs = sum(np.exp(-(((x - c) / 0.13) ** 4) - height) for c in (0.28, 0.72))
+    rows = []
+    for number in range(20):
+        name = f"{number:08}_000.png"
+        pixels = 200 - 120 * lungs + rng.normal(0, 8, lungs.shape)
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / name)
+        rows.append(f"{name},No Finding,0,{number},50,F,PA,2048,2048,0.17,0.17")
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
+        "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+    )
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]) + "\n")
+    return root
