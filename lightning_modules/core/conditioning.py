@@ -17,9 +17,6 @@ from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.library import HistogramLibrary
 from lightning_modules.core.region import occupancy
 
-MOMENTS = 2
-"""Mean and standard deviation."""
-
 Slot = Literal["channels", "tokens", "embedding"]
 
 
@@ -208,7 +205,6 @@ class VectorConditioner(Conditioner):
             raise ValueError(message)
         self.width = width
         self.slots = tuple(slots)
-        self.spread_channels = spread_channels
         self.channels = spread_channels if "channels" in slots else 0
 
     def build(self, geometry: LatentGeometry) -> None:
@@ -219,7 +215,7 @@ class VectorConditioner(Conditioner):
             nn.Linear(self.width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
         sizes = {
-            "channels": self.spread_channels,
+            "channels": self.channels,
             "tokens": geometry.token_dim,
             "embedding": geometry.embedding_dim,
         }
@@ -276,9 +272,7 @@ class HistogramConditioner(VectorConditioner):
 
     It is that of the nodule in the batch, or `batch["histogram"]` where a histogram is requested.
     The network sees the histogram and its cumulative sum: the first says which intensities occur,
-    the second changes smoothly when they shift. Spread over the mask, mean and standard deviation
-    come beside what is learned, as they are: an absolute level is hard to carry through group
-    normalization.
+    the second changes smoothly when they shift.
 
     Args:
         bins: number of bins; LeFusion (Zhang et al., ICLR 2025) uses 16.
@@ -301,8 +295,6 @@ class HistogramConditioner(VectorConditioner):
         guided: bool = True,
     ) -> None:
         super().__init__(2 * bins, slots, spread_channels, dropout, guided)
-        if "channels" in slots:
-            self.channels += MOMENTS
         self.bins, self.low, self.high = bins, low, high
         self.library = HistogramLibrary(bins)
 
@@ -331,23 +323,6 @@ class HistogramConditioner(VectorConditioner):
         """Histogram and cumulative histogram, `(B, 2 * bins)`, scaled to order one."""
         histogram = self.requested(batch)
         return torch.cat([histogram * self.bins / 4, 2 * histogram.cumsum(1) - 1], 1)
-
-    def encode(self, batch: NoduleBatch, surroundings: Surroundings) -> Conditioning:
-        """The encoded histogram in its slots, and its moments over the mask."""
-        given = super().encode(batch, surroundings)
-        if given.channels is None:
-            return given
-        inside = occupancy(batch["mask"], self.compression)
-        moments = self.moments(self.requested(batch))
-        spread = moments.view(*moments.shape, *(1,) * (inside.ndim - 2)) * inside
-        return given._replace(channels=torch.cat([given.channels, spread], 1))
-
-    def moments(self, histogram: Tensor) -> Tensor:
-        """Mean and standard deviation of histograms `(B, bins)`, `(B, 2)`, the range being 2."""
-        centers = bin_centers(self.bins, -1.0, 1.0).to(histogram)
-        mean = histogram @ centers
-        variance = histogram @ centers.square() - mean.square()
-        return torch.stack([mean, variance.clamp(min=0).sqrt()], 1)
 
 
 class AttributeConditioner(VectorConditioner):

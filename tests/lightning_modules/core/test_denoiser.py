@@ -256,17 +256,3 @@ def test_prepare_reaches_every_conditioner(make_batch: MakeBatch, spatial_dims: 
     conditioner = denoiser.conditioners["histogram"]
     assert isinstance(conditioner, HistogramConditioner)
     assert conditioner.library.subtypes.tolist() == [0, 1, 2]
-
-
-@dims
-def test_the_shortcut_carries_channels_past_the_network(spatial_dims: int) -> None:
-    denoiser = build(spatial_dims, ("mask",))
-    latent, timestep = noisy(spatial_dims)
-    channels = torch.randn(3, 5, *(4,) * spatial_dims, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        through = denoiser(latent, timestep, Conditioning(channels))
-        weight = denoiser.shortcut.weight.flatten(1)
-        denoiser.shortcut.weight.zero_()
-        without = denoiser(latent, timestep, Conditioning(channels))
-    expected = torch.einsum("oc,bc...->bo...", weight, channels)
-    torch.testing.assert_close(through - without, expected, atol=1e-5, rtol=1e-4)
