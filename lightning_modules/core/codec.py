@@ -4,11 +4,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
-
-from lightning_modules.core.region import MEAN_POOL
 
 
 class LatentCodec(nn.Module):
@@ -18,11 +15,6 @@ class LatentCodec(nn.Module):
     noise of unit variance, histogram ranges and losses mean the same for every codec and channel.
     Both are buffers, measured once over many batches and kept in the checkpoint. (A single factor,
     as latent diffusion models commonly use, is the special case of a constant vector.)
-
-    The first channel of the latent carries the local mean of the image past the encoder, and back
-    past the decoder (a residual autoencoder, as in DC-AE, Chen et al. 2025). Otherwise the group
-    normalization of both scrambles absolute intensity, and a histogram of the latent says little
-    about that of the image.
 
     Args:
         spatial_dims: 2 or 3.
@@ -85,8 +77,6 @@ class LatentCodec(nn.Module):
             )
             raise ValueError(message)
         mean, sigma = self.autoencoder.encode(image)
-        level = MEAN_POOL[self.spatial_dims](image, self.compression)
-        mean = torch.cat([mean[:, :1] + level, mean[:, 1:]], 1)
         return mean, 2 * torch.log(sigma)
 
     def standardize(self, z: Tensor) -> Tensor:
@@ -110,8 +100,7 @@ class LatentCodec(nn.Module):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """From the autoencoder's own latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
-        level = F.interpolate(z[:, :1], scale_factor=self.compression)
-        image: Tensor = self.autoencoder.decode(z) + level
+        image: Tensor = self.autoencoder.decode(z)
         return image
 
     @torch.no_grad()

@@ -95,12 +95,6 @@ class Denoiser(nn.Module):
         # MONAI adds `class_embedding(class_labels)` to the timestep's embedding: here it is the
         # projection of the conditions' embedding
         self.unet.class_embedding = nn.Linear(config.embedding_dim, 4 * config.channels[0])
-        # past the group normalization, which divides out the level of what conditions ask for
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[geometry.spatial_dims]
-        given = sum(conditioner.channels for conditioner in conditioners.values())
-        if given:
-            self.shortcut = convolution(given, geometry.latent_channels, 1, bias=False)
-            nn.init.zeros_(self.shortcut.weight)
         self.memory_format = torch.contiguous_format
         if config.channels_last:
             volumes = geometry.spatial_dims == 3
@@ -159,8 +153,6 @@ class Denoiser(nn.Module):
         inputs = latent if channels is None else torch.cat([latent, channels], 1)
         inputs = inputs.contiguous(memory_format=self.memory_format)
         output: Tensor = self.unet(inputs, timestep, tokens, embedding)
-        if channels is not None:
-            output = output + self.shortcut(channels)
         return output.float()
 
 

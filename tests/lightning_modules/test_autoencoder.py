@@ -22,18 +22,17 @@ def test_learns_to_reconstruct(
     (before,) = make_trainer().validate(model, data, verbose=False)
     make_trainer(80).fit(model, data)
     (after,) = make_trainer().validate(model, data, verbose=False)
-    assert after["val/mae"] < 0.4 * before["val/mae"]
+    assert after["val/mae"] < 0.3 * before["val/mae"]
 
 
 @DIMENSIONS
 def test_error_is_in_physical_units(
     spatial_dims: int, make_batch: Make, make_autoencoder: Make, make_data: Make, make_trainer: Make
 ) -> None:
-    """A codec that always answers 0, the middle of the window, errs by |HU + 300|."""
+    """A decoder that always answers 0, the middle of the window, errs by |HU + 300|."""
     model, data = make_autoencoder(spatial_dims), make_data(spatial_dims)
-    for parameter in model.codec.autoencoder.parameters():
+    for parameter in model.codec.autoencoder.decoder.parameters():
         parameter.data.zero_()
-    model.codec.encode = lambda image: (torch.zeros(len(image), 2, *(8,) * spatial_dims), None)
     (figures,) = make_trainer().validate(model, data, verbose=False)
     images = torch.stack([item["image"] for item in data.datasets["val"]]).clamp(-1000, 400)
     masks = torch.stack([item["mask"] for item in data.datasets["val"]])

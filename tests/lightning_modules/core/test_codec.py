@@ -55,24 +55,6 @@ def test_shapes(spatial_dims: int, levels: int) -> None:
 
 
 @dims
-def test_the_first_channel_carries_the_level_past_the_networks(spatial_dims: int) -> None:
-    codec = build(spatial_dims, 3)
-    for parameter in codec.autoencoder.parameters():
-        parameter.data.zero_()
-    image = images(spatial_dims)
-    mean, _ = codec.encode(image)
-    blocks = image
-    for axis in range(2, 2 + spatial_dims):
-        blocks = blocks.unflatten(axis, (-1, 4)).mean(axis + 1)
-    torch.testing.assert_close(mean[:, :1], blocks)
-    assert not mean[:, 1:].any()
-    level = codec.reconstruct(mean)
-    for axis in range(2, 2 + spatial_dims):
-        blocks = blocks.repeat_interleave(4, axis)
-    torch.testing.assert_close(level, blocks)
-
-
-@dims
 def test_a_side_that_is_no_multiple_is_refused(spatial_dims: int) -> None:
     codec = build(spatial_dims, 3)
     shape = (*(8,) * (spatial_dims - 1), 6)
