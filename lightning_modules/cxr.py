@@ -12,10 +12,13 @@ from torch import Tensor
 from lightning_modules.core.adapters import (
     PREFIX,
     AdapterConfig,
+    Strategy,
     activate,
     adapter_names,
     add_adapter,
+    fuse,
     load_adapter,
+    merge_adapters,
     save_adapter,
     updates,
 )
@@ -121,6 +124,12 @@ class CXRAdapter(CXRDiffusion):
             f"{self.strength * self.adapter.factor:g} in synthesis"
         )
 
+    def on_test_start(self) -> None:
+        """Fuse the adapter into the base: a sample then costs what the base's does."""
+        fuse(cast(Denoiser, self.ema.module))
+
+    on_predict_start = on_test_start
+
     @rank_zero_only
     def on_fit_end(self) -> None:
         """Write the averaged adapter."""
@@ -156,6 +165,8 @@ class CXRComposition(CXRDiffusion):
         orthogonality: the loss between them.
         strengths: at which they are used in synthesis; those not named are not used. By default
             all at 1.
+        strategy: how they become one update in test and prediction; see
+            `core.adapters.merge_adapters`.
         kwargs: see `CXRDiffusion`; the base is `init_from`.
 
     Raises:
@@ -173,6 +184,7 @@ class CXRComposition(CXRDiffusion):
         adapter: AdapterConfig,
         orthogonality: OrthogonalityConfig,
         strengths: dict[str, float] | None = None,
+        strategy: Strategy = "sum",
         **kwargs: Any,
     ) -> None:
         if len(adapters) < 2:
@@ -190,6 +202,7 @@ class CXRComposition(CXRDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
         self.adapters, self.adapter, self.orthogonality = adapters, adapter, orthogonality
         self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
+        self.strategy = strategy
 
     def setup(self, stage: str) -> None:
         """Load the base, unless a checkpoint is going to.
@@ -255,6 +268,17 @@ class CXRComposition(CXRDiffusion):
                     value = normalized_overlap(first, second, subspace)
                     figures[f"overlap/{subspace}/{one}-{other}/{site}"] = value
         self.log_dict({name: value.detach() for name, value in figures.items()})
+
+    def on_test_start(self) -> None:
+        """Merge the adapters and fuse them into the base: a sample then costs what the base's does.
+
+        The fused weights are never written: only training writes checkpoints.
+        """
+        network = cast(Denoiser, self.ema.module)
+        merge_adapters(network, self.strengths, self.strategy)
+        fuse(network)
+
+    on_predict_start = on_test_start
 
     @rank_zero_only
     def on_fit_end(self) -> None:

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -16,8 +17,14 @@ SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
 """Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
 
 
+Strategy = Literal["sum", "cat", "svd", "ties", "dare", "linear"]
+"""How several adapters become one update; see `merge_adapters`."""
+
 PREFIX = "base_model.model."
 """What peft puts before the name of a layer."""
+
+MERGED = "merged"
+"""Name of the adapter that others are merged into."""
 
 
 @dataclass
@@ -121,6 +128,59 @@ def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
     for key, parameter in unet.named_parameters():
         if ".lora_" in key:
             parameter.requires_grad_(True)
+
+
+def merge_adapters(
+    denoiser: Denoiser,
+    strengths: Mapping[str, float],
+    strategy: Strategy = "sum",
+    density: float = 0.5,
+    seed: int = 0,
+) -> None:
+    """Let adapters take part together, merged into one by a strategy.
+
+    `sum` adds up the active updates, and `cat` is the same as one adapter of all ranks: both
+    exact. `svd` cuts that sum to the rank of the largest adapter. `ties` (Yadav et al. 2023) and
+    `dare` (Yu et al. 2024) thin out each update to a share of its entries before adding. `linear`
+    is what peft calls so: it adds up A and B by themselves, which gives cross terms that no adapter
+    has learned, and is here to be compared with, not to be used.
+
+    Args:
+        denoiser: with the adapters; an earlier merged one is replaced.
+        strengths: for each adapter that takes part its strength.
+        strategy: how.
+        density: share of the entries that `ties` and `dare` keep.
+        seed: of what `dare` drops.
+
+    Raises:
+        ValueError: If an adapter is not there.
+    """
+    unet = denoiser.unet
+    if MERGED in adapter_names(denoiser):
+        unet.base_model.delete_adapter(MERGED)
+    activate(denoiser, strengths)
+    if strategy == "sum" or not strengths:
+        return
+    # merging reads the layers' scalings, into which `activate` has put the strengths
+    ranks = [unet.peft_config[name].r for name in strengths]
+    kinds = {"ties": "ties_svd", "dare": "dare_linear_svd"}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet.base_model.add_weighted_adapter(
+            list(strengths),
+            [1.0] * len(strengths),
+            MERGED,
+            combination_type=kinds.get(strategy, strategy),
+            svd_rank=max(ranks) if strategy == "svd" else sum(ranks),
+            density=density if strategy in kinds else None,
+        )
+    activate(denoiser, {MERGED: 1.0})
+
+
+def fuse(denoiser: Denoiser) -> None:
+    """Add the active updates to the base's weights: the network then costs what the base does."""
+    if adapter_names(denoiser):
+        denoiser.unet.base_model.merge_adapter()
 
 
 def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:

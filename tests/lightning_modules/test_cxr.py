@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from peft.tuners.lora import LoraLayer
 
 from datamodules.batch import NoduleBatch
 from datamodules.lidc import LIDCDataModule
@@ -310,6 +311,29 @@ def test_strengths_choose_what_takes_part(
     )
     assert not torch.equal(both, one)
     assert not torch.equal(one, none)
+
+
+def test_prediction_is_fused_and_takes_the_strategy(
+    base: Path, composition: Make, mixed: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    data, trainer = mixed(), make_trainer(3)
+    seed_everything(0)
+    trainer.fit(composition(init_from=base), data)
+    trainer.save_checkpoint(tmp_path / "composed.ckpt")
+
+    def predicted(**settings: Any) -> torch.Tensor:
+        strengths = {"calcified": 10.0, "irregular": 10.0}
+        model = composition(strengths=strengths, **settings)
+        path = tmp_path / "composed.ckpt"
+        outputs = make_trainer().predict(model, data, ckpt_path=path)
+        layers = [m for m in model.ema.module.modules() if isinstance(m, LoraLayer)]
+        assert layers
+        assert all(layer.merged for layer in layers)
+        return torch.cat([synthesis["image"] for synthesis in outputs])
+
+    added = predicted()
+    torch.testing.assert_close(predicted(strategy="cat"), added, atol=0.01, rtol=0)
+    assert not torch.allclose(predicted(strategy="linear"), added, atol=0.05, rtol=0)
 
 
 def test_what_a_composition_cannot_do_is_said(

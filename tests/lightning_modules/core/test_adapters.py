@@ -15,7 +15,9 @@ from lightning_modules.core.adapters import (
     activate,
     adapter_names,
     add_adapter,
+    fuse,
     load_adapter,
+    merge_adapters,
     save_adapter,
     subtlety_strength,
     updates,
@@ -143,6 +145,78 @@ def test_an_adapter_is_saved_for_plain_peft_and_read_again(tmp_path: Path) -> No
     assert isinstance(plain.unet, DiffusionModelUNet)
     plain.unet = PeftModel.from_pretrained(plain.unet, str(tmp_path / "adapters/irregular"))
     torch.testing.assert_close(answer(plain), expected)
+
+
+BOTH = {"calcified": 2.0, "irregular": -0.7}
+
+
+def dense(denoiser: Denoiser, names: dict[str, float]) -> dict[str, Tensor]:
+    """The sum of updates of each layer, with the scalings that the layers have."""
+    total: dict[str, Tensor] = {}
+    for name in names:
+        for low in updates(denoiser, name):
+            part = (low.factor * low.b @ low.a).detach()
+            total[low.site] = total.get(low.site, torch.zeros_like(part)) + part
+    return total
+
+
+@pytest.mark.parametrize("strategy", ["sum", "cat"])
+def test_sum_and_cat_are_exact(strategy: Any) -> None:
+    denoiser = with_two()
+    merge_adapters(denoiser, BOTH, strategy)
+    expected = added_densely(BOTH)
+    torch.testing.assert_close(answer(denoiser), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_svd_is_the_best_update_of_the_largest_rank() -> None:
+    denoiser = with_two()
+    merge_adapters(denoiser, BOTH, "sum")
+    whole = dense(denoiser, BOTH)
+    merge_adapters(denoiser, BOTH, "svd")
+    for low in updates(denoiser, "merged"):
+        left, values, right = torch.linalg.svd(whole[low.site])
+        best = left[:, :3] @ torch.diag(values[:3]) @ right[:3]
+        torch.testing.assert_close(low.factor * low.b @ low.a, best, atol=1e-4, rtol=1e-3)
+
+
+def test_linear_has_cross_terms_that_nobody_learned() -> None:
+    denoiser = with_two()
+    merge_adapters(denoiser, {"calcified": 1.0, "irregular": 1.0}, "sum")
+    whole = dense(denoiser, BOTH)
+    merge_adapters(denoiser, {"calcified": 1.0, "irregular": 1.0}, "linear")
+    errors = [
+        float((low.factor * low.b @ low.a - whole[low.site]).norm() / whole[low.site].norm())
+        for low in updates(denoiser, "merged")
+    ]
+    assert min(errors) > 0.5
+
+
+@pytest.mark.parametrize("strategy", ["ties", "dare"])
+def test_thinning_keeps_everything_at_density_one_and_less_below(strategy: Any) -> None:
+    one = {"calcified": 1.5}
+    denoiser = with_two()
+    merge_adapters(denoiser, one, "sum")
+    expected = answer(denoiser)
+    merge_adapters(denoiser, one, strategy, density=1.0)
+    torch.testing.assert_close(answer(denoiser), expected, atol=1e-3, rtol=1e-3)
+    merge_adapters(denoiser, BOTH, strategy, density=0.3, seed=1)
+    first = answer(denoiser)
+    assert not torch.allclose(first, added_densely(BOTH), atol=1e-3)
+    merge_adapters(denoiser, BOTH, strategy, density=0.3, seed=1)
+    torch.testing.assert_close(answer(denoiser), first)
+
+
+@pytest.mark.parametrize("strategy", ["sum", "cat"])
+def test_fused_adapters_change_nothing_but_the_cost(strategy: Any) -> None:
+    denoiser = with_two()
+    merge_adapters(denoiser, BOTH, strategy)
+    expected = answer(denoiser)
+    fuse(denoiser)
+    torch.testing.assert_close(answer(denoiser), expected, atol=1e-4, rtol=1e-4)
+    for name in adapter_names(denoiser):
+        for low in updates(denoiser, name):
+            low.b.data.fill_(torch.nan)  # not looked at any more
+    torch.testing.assert_close(answer(denoiser), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_slider_is_the_papers() -> None:
