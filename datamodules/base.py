@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchio
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -364,6 +364,24 @@ class SubtypeSampler(DistributedSampler[int]):
         return iter(ours[had:] if self.epoch == epoch else ours)
 
 
+def _go_on(sampler: SubtypeSampler, trainer: Trainer, batches: int, batch_size: int) -> None:
+    """Place a sampler where training resumes.
+
+    Lightning counts on from the batch where it was stopped, but neither skips the data nor, before
+    worker processes have begun to read, tells the sampler which epoch it is.
+    """
+    loop: Any = trainer.fit_loop
+    epoch: int = loop.epoch_progress.current.processed
+    had: int = loop.epoch_loop.batch_progress.current.processed
+    sampler.set_epoch(epoch)
+    if not loop.is_resuming:
+        return
+    if had < batches:
+        sampler.given = (epoch, had * batch_size)
+    elif loop.epoch_progress.current.started != epoch:  # saved after the epoch's last batch
+        sampler.set_epoch(epoch + 1)
+
+
 class NoduleDataModule(LightningDataModule, ABC):
     """Loaders over patient-grouped splits of nodules, cached as latents if asked for.
 
@@ -526,10 +544,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         )
         loader = self._loader("train", sampler=sampler, drop_last=True)
         if trainer:
-            # Lightning counts on from the batch where it was stopped, but does not skip the data
-            had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            if had < len(loader):  # otherwise the epoch had ended
-                sampler.given = (trainer.current_epoch, had * self.batch_size)
+            _go_on(sampler, trainer, len(loader), self.batch_size)
         return loader
 
     def val_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:

@@ -275,10 +275,14 @@ def test_checkpoint_of_another_margin_is_refused(
         make_trainer().test(other, make_data(3), ckpt_path=tmp_path / "model.ckpt")
 
 
-@pytest.mark.parametrize(("saved_every", "killed_at"), [(5, 7), (3, 5), (4, 9)])
+@pytest.mark.parametrize(
+    ("saved_every", "killed_at", "num_workers"),
+    [(5, 7, 0), (3, 5, 0), (4, 9, 0), (4, 9, 1), (5, 7, 1)],
+)
 def test_resumed_training_continues_bit_for_bit(
     saved_every: int,
     killed_at: int,
+    num_workers: int,
     tmp_path: Path,
     make_data: Make,
     make_diffusion: Make,
@@ -302,7 +306,7 @@ def test_resumed_training_continues_bit_for_bit(
         seed_everything(1)
         model = make_diffusion(3, autoencoder=path)
         make_trainer(10, callbacks=[*callbacks], enable_checkpointing=bool(callbacks)).fit(
-            model, make_data(3), **settings
+            model, make_data(3, num_workers=num_workers), **settings
         )
         return {n: v.clone() for n, v in model.state_dict().items() if torch.is_tensor(v)}
 
