@@ -86,10 +86,17 @@ class RadiographDataset(NoduleDataset):
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes and the ROI."""
-        yield json.dumps([self.roi_spacing_mm, self.attributes, self.seed])
+        yield from self.settings()
         yield self.table.drop(columns="path").to_json(orient="split")
         for path in self.table["path"]:
             yield f"{path.name} {path.stat().st_size}"
+
+    def settings(self) -> Iterable[str]:
+        """List what of the settings the items depend on, and the lung masks."""
+        yield json.dumps([self.roi_spacing_mm, self.attributes, self.seed])
+        if self.lungs is not None:
+            for path in sorted(path for path in self.lungs.rglob("*") if path.is_file()):
+                yield f"{path.relative_to(self.lungs)} {path.stat().st_size}"
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
         """Read a film and draw its nodule.

@@ -50,9 +50,9 @@ def characteristics(ratings: Mapping[Any, Any]) -> dict[str, float]:
     calcified = irregular = inhomogeneous = np.nan
     if calcification <= 5 or calcification > 5.5:
         calcified = float(calcification <= 5)
-    if margin <= 2 or max(spiculation, lobulation) >= 4:
+    if margin <= 2 or spiculation >= 4 or lobulation >= 4:
         irregular = 1.0
-    elif margin >= 4 and max(spiculation, lobulation) <= 2:
+    elif margin >= 4 and spiculation <= 2 and lobulation <= 2:
         irregular = 0.0
     if texture <= 4 or texture == 5:
         inhomogeneous = float(texture <= 4)
@@ -145,6 +145,7 @@ class SuperimposedDataset(RadiographDataset):
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes, the ROI and the contrast."""
         yield json.dumps([LUNG_HU, CONTRAST])
+        yield from self.settings()
         columns = ["path", "nodule_image", "nodule_mask"]
         yield self.table.drop(columns=columns).to_json(orient="split")
         for column in columns:
@@ -163,6 +164,12 @@ class SuperimposedDataset(RadiographDataset):
             for path in (row["nodule_image"], row["nodule_mask"])
         )
         film, inside = superimpose(film, image, mask, center, row["subtlety"])
+        if not inside.any():
+            message = (
+                f"Nodule {row['name']} comes to lie outside its film: give patches whose middle is "
+                "the nodule, not whole volumes"
+            )
+            raise ValueError(message)
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
         return film, inside, (middle[0], middle[1])
 
@@ -191,7 +198,8 @@ class SuperimposedDataModule(RadiographDataModule):
         """Describe the data.
 
         Args:
-            root: folder of CT nodules as `LIDCDataModule` reads it, in 3D.
+            root: folder of CT nodules as `LIDCDataModule` reads it, in 3D; patches with the nodule
+                in their middle, not whole volumes.
             hosts: whose films without a nodule are used; of its settings only those of its files
                 count.
             csv: name of the table in `root`.
@@ -255,7 +263,9 @@ class SuperimposedDataModule(RadiographDataModule):
                 for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
             ]
         )
-        films = split_by_patient(self.normal_films(), self.seed, self.fractions)
+        # the hosts' own way to split, which may be an official list, with our shares
+        self.hosts.seed, self.hosts.fractions = self.seed, self.fractions
+        films = self.hosts.split(self.normal_films())
         return {
             split: self._pair(part, films[split])
             for split, part in split_by_patient(nodules, self.seed, self.fractions).items()

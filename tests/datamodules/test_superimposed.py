@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datamodules.base import split_by_patient
 from datamodules.radiographs import RadiographDataModule
 from datamodules.studies import Volume, write_volume
 from datamodules.superimposed import (
@@ -100,6 +101,8 @@ def test_bright_films_do_not_overflow() -> None:
         ({"margin": 5, "spiculation": 4, "lobulation": 2}, {"irregular": 1.0}),
         ({"margin": 1.5, "spiculation": 1, "lobulation": 1}, {"irregular": 1.0}),
         ({"margin": 3, "spiculation": 3, "lobulation": 3}, {"irregular": np.nan}),
+        ({"margin": 5, "spiculation": 1}, {"irregular": np.nan}),
+        ({"margin": 3, "lobulation": 5}, {"irregular": 1.0}),
         ({"texture": 5}, {"inhomogeneous": 0.0}),
         ({"texture": 4}, {"inhomogeneous": 1.0}),
         ({"texture": 4.5}, {"inhomogeneous": np.nan}),
@@ -202,6 +205,36 @@ def test_nodules_are_chosen_by_characteristic_and_by_column(tmp_path: Path) -> N
         module(tmp_path, only={"irregular": 1}, fractions=(0, 0, 1))
     with pytest.raises(ValueError, match="only names 'calcification'"):
         module(tmp_path, only={"calcification": 1})
+
+
+def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
+    prints = {
+        module(tmp_path, **settings).datasets["train"].fingerprint
+        for settings in ({}, {"roi_spacing_mm": 0.5}, {"roi_size": 32}, {"seed": 2})
+    }
+    assert len(prints) == 4
+    (tmp_path / "lungs").mkdir()
+    with_lungs = module(tmp_path, lungs=tmp_path / "lungs").datasets["train"]
+    before = with_lungs.fingerprint
+    (tmp_path / "lungs/film0.png").write_bytes(b"mask")
+    assert with_lungs.fingerprint != before
+
+
+def test_the_hosts_split_is_kept(tmp_path: Path) -> None:
+    class Official(Hosts):
+        def split(self, table: pd.DataFrame) -> Any:
+            tested = table["name"].isin(["film0", "film1", "film2"])
+            rest = split_by_patient(table[~tested], self.seed, (0.7, 0.3, 0.0))
+            return {**rest, "test": table[tested]}
+
+    data = SuperimposedDataModule(
+        write_nodules(tmp_path), Official(tmp_path), fractions=(0.5, 0.2, 0.3), seed=1
+    )
+    data.setup()
+    for split in ("train", "val", "test"):
+        table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
+        official = {path.stem in ("film0", "film1", "film2") for path in table["path"]}
+        assert official == {split == "test"}
 
 
 def test_points_without_a_nodule_leave_the_film_alone(tmp_path: Path) -> None:
