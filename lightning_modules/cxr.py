@@ -33,6 +33,7 @@ from lightning_modules.core.composition import (
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import generator
+from lightning_modules.core.regularizer import Regularizer
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.cxr import CXRHead
 
@@ -119,6 +120,7 @@ class CXRAdapter(CXRDiffusion):
         self.ema = self._average()
         network = cast(Denoiser, self.ema.module)
         activate(network, {self.characteristic: self.strength} if self.strength else {})
+        self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
         rank_zero_info(
             f"Adapter {self.characteristic}: effective factor {self.adapter.factor:g} in training, "
             f"{self.strength * self.adapter.factor:g} in synthesis"
@@ -226,6 +228,7 @@ class CXRComposition(CXRDiffusion):
                 load_adapter(self.denoiser, name, folder)
         self.ema = self._average()
         activate(cast(Denoiser, self.ema.module), self.strengths)
+        self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch for each adapter, and their overlap.
@@ -245,8 +248,10 @@ class CXRComposition(CXRDiffusion):
             stream = generator("train", name, *keys)
             activate(self.denoiser, {name: 1.0})
             losses = self.losses(self.denoiser, batch[name], stream, dropout=True)
-            self.log(f"train/diffusion/{name}", losses["diffusion"])
+            self.log_dict({f"train/{loss}/{name}": value for loss, value in losses.items()})
             total = total + losses["diffusion"]
+            for key, regularizer in self.head.regularizers.items():
+                total = total + cast(Regularizer, regularizer).weight * losses[key]
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         adapters = [list(updates(self.denoiser, name)) for name in self.adapters]
         overlap = orthogonality_loss(adapters, self.orthogonality.form)

@@ -83,7 +83,8 @@ class DiffusionProcess(nn.Module):
             return torch.randint(self.timesteps, (size,), generator=generator)
         share = torch.rand(size, generator=generator)
         share = self.shift * share / (1 + (self.shift - 1) * share)
-        return (share * self.timesteps).long()
+        # the largest float below 1 may be rounded up to it
+        return (share * self.timesteps).long().clamp(max=self.timesteps - 1)
 
     def coefficients(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """a_t and s_t of timesteps `(B,)`, broadcastable to `like`."""
