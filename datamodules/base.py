@@ -41,10 +41,12 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
     Version 0 is the nodule as it is; the name of version `v` ends in `-v{v}`.
 
     Attributes:
+        table: one nodule a row, with `patient_id`.
         image_dtype: a type that holds every image of the dataset exactly; images of an integer
             type are rounded after interpolation.
     """
 
+    table: pd.DataFrame
     image_dtype: type[np.number[Any]] = np.float32
 
     def __init__(
@@ -523,29 +525,36 @@ class NoduleDataModule(LightningDataModule, ABC):
             Subset(self._cached.get("train", dataset), plain), batch_size=self.batch_size
         )
 
-    def train_dataloader(self) -> DataLoader[NoduleBatch]:
-        """Return full batches in the order of `SubtypeSampler`.
+    @property
+    def training_batches(self) -> int:
+        """Number of batches of an epoch, on each process.
 
         Raises:
             ValueError: If there are fewer training nodules than a batch of every process needs.
         """
-        dataset = self.datasets["train"]
-        trainer = self.trainer
-        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        nodules = len(dataset.subtypes)
-        if -(-nodules // world) < self.batch_size:
+        world = self.trainer.world_size if self.trainer else 1
+        nodules = len(self.datasets["train"].subtypes)
+        batches = -(-nodules // world) // self.batch_size
+        if batches == 0:
             message = (
                 f"The training split has {nodules} nodule(s) for {world} process(es), too few for "
                 f"a batch of {self.batch_size} on each: lower batch_size or give more data"
             )
             raise ValueError(message)
+        return batches
+
+    def train_dataloader(self) -> DataLoader[NoduleBatch]:
+        """Return full batches in the order of `SubtypeSampler`; see `training_batches`."""
+        batches = self.training_batches
+        dataset = self.datasets["train"]
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         sampler = SubtypeSampler(
             dataset.subtypes, dataset.versions, self.balance, self.seed, world, rank
         )
-        loader = self._loader("train", sampler=sampler, drop_last=True)
         if trainer:
-            _go_on(sampler, trainer, len(loader), self.batch_size)
-        return loader
+            _go_on(sampler, trainer, batches, self.batch_size)
+        return self._loader("train", sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
         """Return all validation nodules in their order; an empty list if there are none."""

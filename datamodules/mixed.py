@@ -8,8 +8,9 @@ from typing import Any
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader
 
-from datamodules.base import NoduleDataModule, sha256
+from datamodules.base import SPLITS, NoduleDataModule, check_no_patient_crosses, sha256
 from datamodules.batch import NoduleBatch
 
 
@@ -40,10 +41,18 @@ class MixedDataModule(LightningDataModule):
         self.cache_dir: Path | None = self.first.cache_dir
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up the parts."""
+        """Set up the parts.
+
+        Raises:
+            ValueError: If a patient is in different splits of two parts.
+        """
+        patients: dict[str, list[str]] = {split: [] for split in SPLITS}
         for part in self.parts.values():
             part.trainer = self.trainer
             part.setup(stage)
+            for split, members in patients.items():
+                members.extend(part.datasets[split].table["patient_id"])
+        check_no_patient_crosses(patients)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,6 +93,16 @@ class MixedDataModule(LightningDataModule):
             if part.cache_dir is not None
         ]
         return {name: sum(report[name] for report in reports) for name in reports[0]}
+
+    def statistics_batches(self) -> DataLoader[NoduleBatch]:
+        """Return each training nodule of every part once, as it is."""
+        nodules = [part.statistics_batches().dataset for part in self.parts.values()]
+        return DataLoader(ConcatDataset(nodules), batch_size=self.first.batch_size)
+
+    @property
+    def training_batches(self) -> int:
+        """Number of batches of an epoch, on each process."""
+        return min(part.training_batches for part in self.parts.values())
 
     def train_dataloader(self) -> CombinedLoader:
         """Return batches of all parts, by name."""

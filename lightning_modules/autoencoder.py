@@ -16,7 +16,7 @@ from datamodules.batch import NoduleBatch
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
 from lightning_modules.core.randomness import generator
-from lightning_modules.core.schedule import warmup_cosine
+from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import IntensityWindow
 
 
@@ -143,7 +143,7 @@ class Autoencoder(LightningModule):
         """AdamW with warm-up and cosine decay."""
         parameters = (p for p in self.parameters() if p.requires_grad)
         optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99))
-        return warmup_cosine(optimizer, self.warmup_steps, self.trainer.estimated_stepping_batches)
+        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
 
 
 def _kl(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Weights out of the checkpoints of earlier runs."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import nn
 
+from lightning_modules.core.adapters import load_base
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.heads.head import IntensityWindow
@@ -28,18 +30,42 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:
         )
         raise ValueError(message)
     sizes = "model.codec: give it the channels, latent_channels and num_res_blocks of stage 1"
-    _load(codec, checkpoint, "codec.", path, sizes)
+    with _fitting(path, sizes):
+        codec.load_state_dict(_part(checkpoint, "codec."))
 
 
-def load_denoiser(denoiser: Denoiser, path: Path) -> None:
-    """Load the averaged weights of a diffusion checkpoint.
+def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> None:
+    """Load the averaged weights of a diffusion checkpoint, below the adapters that there are.
+
+    Args:
+        denoiser: the network.
+        path: a diffusion checkpoint.
+        facts: what its window, margin and spacing must be.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If its network is of another size or has other conditioners.
+        ValueError: If its network is of another size, or was trained with other facts.
     """
+    checkpoint = _read(path)
+    check_facts(checkpoint.get("noduleforge", {}), facts)
     sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
-    _load(denoiser, _read(path), "ema.module.", path, sizes)
+    with _fitting(path, sizes):
+        load_base(denoiser, _part(checkpoint, "ema.module."))
+
+
+def check_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's facts are the config's.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            message = (
+                f"The checkpoint was trained with {name} {theirs.get(name)}, but the config says "
+                f"{value}: set it to the checkpoint's value."
+            )
+            raise ValueError(message)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -57,14 +83,20 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _load(module: nn.Module, checkpoint: dict[str, Any], prefix: str, path: Path, fit: str) -> None:
-    weights = {
+def _part(checkpoint: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The weights of one module, by its own names."""
+    return {
         name.removeprefix(prefix): value
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(prefix)
     }
+
+
+@contextmanager
+def _fitting(path: Path, sizes: str) -> Iterator[None]:
+    """Put into words that weights do not fit."""
     try:
-        module.load_state_dict(weights)
+        yield
     except RuntimeError as error:
-        message = f"The weights in {path} do not fit {fit}."
+        message = f"The weights in {path} do not fit {sizes}."
         raise ValueError(message) from error

@@ -1,5 +1,7 @@
 """Nodules in chest radiographs."""
 
+from abc import ABC, abstractmethod
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -72,7 +74,40 @@ class CXRDiffusion(NoduleDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
 
 
-class CXRAdapter(CXRDiffusion):
+class AdaptedDiffusion(CXRDiffusion, ABC):
+    """A frozen base, `init_from`, with adapters."""
+
+    def load_weights(self) -> None:
+        """Load the base.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.init_from is None:
+            message = "Adapters need a base: set model.init_from to a checkpoint of stage 2."
+            raise ValueError(message)
+        super().load_weights()
+
+    @abstractmethod
+    def combine(self, network: Denoiser) -> None:
+        """Let the adapters take part in synthesis as configured."""
+
+    def on_test_start(self) -> None:
+        """Fuse the adapters into a copy of the base: a sample then costs what the base's does."""
+        self._trained = [self.ema]  # in a list: it is no module of its own
+        self.ema = deepcopy(self.ema)
+        network = cast(Denoiser, self.ema.module)
+        self.combine(network)
+        fuse(network)
+
+    def on_test_end(self) -> None:
+        """Go back to the adapters by themselves."""
+        [self.ema] = self._trained
+
+    on_predict_start, on_predict_end = on_test_start, on_test_end
+
+
+class CXRAdapter(AdaptedDiffusion):
     """One radiological characteristic, as an adapter on a frozen base (paper A, stage 3.1).
 
     The base is `init_from`; the adapter is trained on nodules that have the characteristic, and
@@ -101,36 +136,22 @@ class CXRAdapter(CXRDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
         self.characteristic, self.adapter, self.strength = characteristic, adapter, strength
 
-    def setup(self, stage: str) -> None:
-        """Load the base, unless a checkpoint is going to.
-
-        Raises:
-            ValueError: If there is no base.
-        """
-        if stage == "fit" and not self.trainer.ckpt_path and self.init_from is None:
-            message = "An adapter needs a base: set model.init_from to a checkpoint of stage 2."
-            raise ValueError(message)
-        super().setup(stage)
-
     def configure_model(self) -> None:
         """Put the adapter on the base, once."""
         if adapter_names(self.denoiser):
             return
         add_adapter(self.denoiser, self.characteristic, self.adapter)
         self.ema = self._average()
-        network = cast(Denoiser, self.ema.module)
-        activate(network, {self.characteristic: self.strength} if self.strength else {})
+        self.combine(cast(Denoiser, self.ema.module))
         self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
         rank_zero_info(
             f"Adapter {self.characteristic}: effective factor {self.adapter.factor:g} in training, "
             f"{self.strength * self.adapter.factor:g} in synthesis"
         )
 
-    def on_test_start(self) -> None:
-        """Fuse the adapter into the base: a sample then costs what the base's does."""
-        fuse(cast(Denoiser, self.ema.module))
-
-    on_predict_start = on_test_start
+    def combine(self, network: Denoiser) -> None:
+        """Let the adapter take part at its strength."""
+        activate(network, {self.characteristic: self.strength} if self.strength else {})
 
     @rank_zero_only
     def on_fit_end(self) -> None:
@@ -153,7 +174,7 @@ class OrthogonalityConfig:
     form: Form = "input"
 
 
-class CXRComposition(CXRDiffusion):
+class CXRComposition(AdaptedDiffusion):
     """Several adapters on one frozen base, kept apart by an orthogonality loss (paper A, 3.2).
 
     Each adapter learns from its own data (`MixedDataModule`, whose parts are named like the
@@ -205,17 +226,6 @@ class CXRComposition(CXRDiffusion):
         self.adapters, self.adapter, self.orthogonality = adapters, adapter, orthogonality
         self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
         self.strategy = strategy
-
-    def setup(self, stage: str) -> None:
-        """Load the base, unless a checkpoint is going to.
-
-        Raises:
-            ValueError: If there is no base.
-        """
-        if stage == "fit" and not self.trainer.ckpt_path and self.init_from is None:
-            message = "A composition needs a base: set model.init_from to a checkpoint of stage 2."
-            raise ValueError(message)
-        super().setup(stage)
 
     def configure_model(self) -> None:
         """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
@@ -274,16 +284,9 @@ class CXRComposition(CXRDiffusion):
                     figures[f"overlap/{subspace}/{one}-{other}/{site}"] = value
         self.log_dict({name: value.detach() for name, value in figures.items()})
 
-    def on_test_start(self) -> None:
-        """Merge the adapters and fuse them into the base: a sample then costs what the base's does.
-
-        The fused weights are never written: only training writes checkpoints.
-        """
-        network = cast(Denoiser, self.ema.module)
+    def combine(self, network: Denoiser) -> None:
+        """Merge the adapters."""
         merge_adapters(network, self.strengths, self.strategy)
-        fuse(network)
-
-    on_predict_start = on_test_start
 
     @rank_zero_only
     def on_fit_end(self) -> None:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Synthesis
-from lightning_modules.checkpoints import load_codec, load_denoiser
+from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import Conditioning, HistogramConditioner, Surroundings
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
@@ -24,7 +24,7 @@ from lightning_modules.core.process import DiffusionProcess, Predict, Solver
 from lightning_modules.core.randomness import generator, sample_noise
 from lightning_modules.core.region import feather, fill, paste, synthesized, touched
 from lightning_modules.core.regularizer import Estimate, Regularizer
-from lightning_modules.core.schedule import warmup_cosine
+from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import ModalityHead
 
 
@@ -105,14 +105,16 @@ class NoduleDiffusion(LightningModule):
 
     # --- beginning -----------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
-        """Load the autoencoder and the warm start, unless a checkpoint is going to."""
-        if stage != "fit" or self.trainer.ckpt_path:
-            return
+    def load_weights(self) -> None:
+        """Load the autoencoder or the warm start.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If there is no autoencoder, or a file does not fit the config.
+        """
         if self.init_from is not None:
             load_codec(self.codec, self.init_from, self.head.window)
-            load_denoiser(self.denoiser, self.init_from)
-            self.ema.module.load_state_dict(self.denoiser.state_dict())
+            load_denoiser(self.denoiser, self.init_from, self._facts())
         elif self.autoencoder is not None:
             load_codec(self.codec, self.autoencoder, self.head.window)
         else:
@@ -123,11 +125,15 @@ class NoduleDiffusion(LightningModule):
             raise ValueError(message)
 
     def on_fit_start(self) -> None:
-        """Cache latents, measure the codec's scale and gather the training set's statistics.
+        """Load weights, cache latents, measure the codec's scale and the training set's statistics.
 
-        All ranks read the same batches, so that all measure the same.
+        Training that resumes has all but the cache from its checkpoint. All ranks read the same
+        files and batches, so that all begin alike.
         """
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        resumed = self.trainer.ckpt_path is not None
+        if not resumed:
+            self.load_weights()
         if data.cache_dir is not None:
             report = data.cache_latents(
                 self.encode,
@@ -137,12 +143,13 @@ class NoduleDiffusion(LightningModule):
                 self.trainer.strategy.barrier,
             )
             rank_zero_info(f"Latent cache: {report}")
-        if self.codec.is_measured:
+        if resumed:
             return
-        self.codec.measure(
-            (latents["latent_mean"], latents["latent_logvar"])
-            for latents in map(self._latents, data.statistics_batches())
-        )
+        if not self.codec.is_measured:
+            self.codec.measure(
+                (latents["latent_mean"], latents["latent_logvar"])
+                for latents in map(self._latents, data.statistics_batches())
+            )
         self.denoiser.prepare(data.statistics_batches())
         self.ema.module.load_state_dict(self.denoiser.state_dict())
 
@@ -247,7 +254,7 @@ class NoduleDiffusion(LightningModule):
             self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        return warmup_cosine(optimizer, self.warmup_steps, self.trainer.estimated_stepping_batches)
+        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
 
     def train(self, mode: bool = True) -> "NoduleDiffusion":
         """Set the mode; the frozen codec stays in evaluation mode."""
@@ -379,11 +386,15 @@ class NoduleDiffusion(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what a checkpoint must not be used without."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        checkpoint["noduleforge"] = {
+        checkpoint["noduleforge"] = {**self._facts(), "data_fingerprint": data.fingerprint}
+
+    def _facts(self) -> dict[str, Any]:
+        """What the weights mean nothing without."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return {
             "window": [self.head.window.low, self.head.window.high],
             "margin_voxels": self.head.margin_voxels,
             "roi_spacing_mm": data.roi_spacing_mm,
-            "data_fingerprint": data.fingerprint,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -399,16 +410,4 @@ class NoduleDiffusion(LightningModule):
                 "model.autoencoder that of stage 1."
             )
             raise ValueError(message)
-        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        ours = {
-            "window": [self.head.window.low, self.head.window.high],
-            "margin_voxels": self.head.margin_voxels,
-            "roi_spacing_mm": data.roi_spacing_mm,
-        }
-        for name, value in ours.items():
-            if saved[name] != value:
-                message = (
-                    f"The checkpoint was trained with {name} {saved[name]}, but the config says "
-                    f"{value}: set it to the checkpoint's value."
-                )
-                raise ValueError(message)
+        check_facts(saved, self._facts())

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -98,6 +98,23 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig) -> None:
 def adapter_names(denoiser: Denoiser) -> list[str]:
     """The adapters' names, in the order in which they were added."""
     return list(denoiser.unet.peft_config) if isinstance(denoiser.unet, PeftModel) else []
+
+
+def load_base(denoiser: Denoiser, weights: Mapping[str, Any]) -> None:
+    """Load the weights of a denoiser without adapters, below the adapters that this one has.
+
+    Raises:
+        RuntimeError: If they are another network's.
+    """
+    names = {
+        name.replace(f".{PREFIX}", ".").replace(".base_layer.", "."): name
+        for name in denoiser.state_dict()
+        if ".lora_" not in name
+    }
+    if differing := names.keys() ^ weights.keys():
+        message = f"Only one of the two networks has {sorted(differing)[:3]}"
+        raise RuntimeError(message)
+    denoiser.load_state_dict({names[key]: value for key, value in weights.items()}, strict=False)
 
 
 def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:

@@ -61,6 +61,12 @@ def test_the_fingerprint_is_that_of_all_parts(make_part: Callable[..., Any]) -> 
         third.load_state_dict(one.state_dict())
 
 
+def test_a_patient_must_be_in_one_split_of_all_parts(make_part: Callable[..., Any]) -> None:
+    data = MixedDataModule({"a": make_part(), "b": make_part(seed=1)})
+    with pytest.raises(ValueError, match="all nodules of a patient must be in one split"):
+        data.setup()
+
+
 def test_parts_must_have_one_spacing(make_part: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"roi_spacing_mm are {'a': 1\.0, 'b': 2\.0}"):
         MixedDataModule({"a": make_part(), "b": make_part(roi_spacing_mm=2.0)})

@@ -155,9 +155,11 @@ def test_an_adapter_resumes_bit_for_bit(
             if trainer.global_step == 3:
                 raise Killed
 
-    def run(seed: int, *callbacks: Callback, **settings: Any) -> dict[str, Any]:
+    def run(
+        seed: int, *callbacks: Callback, init_from: Path | None = base, **settings: Any
+    ) -> dict[str, Any]:
         seed_everything(seed)  # an adapter begins at random
-        model = adapter(init_from=base, warmup_steps=1)
+        model = adapter(init_from=init_from, warmup_steps=1)
         trainer = make_trainer(5, callbacks=[*callbacks], enable_checkpointing=bool(callbacks))
         trainer.fit(model, make_data(2, cache_dir=None), **settings)
         return {n: v.clone() for n, v in model.state_dict().items() if torch.is_tensor(v)}
@@ -166,7 +168,8 @@ def test_an_adapter_resumes_bit_for_bit(
     saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=2)
     with pytest.raises(Killed):
         run(0, saver, KillAt())
-    resumed = run(1, ckpt_path=tmp_path / "last.ckpt")
+    # the checkpoint holds the base
+    resumed = run(1, init_from=None, ckpt_path=tmp_path / "last.ckpt")
     assert any("lora_B" in name and value.any() for name, value in resumed.items())
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
@@ -321,15 +324,25 @@ def test_prediction_is_fused_and_takes_the_strategy(
     trainer.fit(composition(init_from=base), data)
     trainer.save_checkpoint(tmp_path / "composed.ckpt")
 
+    def merged(model: CXRComposition) -> set[bool]:
+        return {m.merged for m in model.ema.module.modules() if isinstance(m, LoraLayer)}
+
+    class Fused(Callback):
+        def on_predict_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+            assert merged(module) == {True}
+
     def predicted(**settings: Any) -> torch.Tensor:
         strengths = {"calcified": 10.0, "irregular": 10.0}
         model = composition(strengths=strengths, **settings)
-        path = tmp_path / "composed.ckpt"
-        outputs = make_trainer().predict(model, data, ckpt_path=path)
-        layers = [m for m in model.ema.module.modules() if isinstance(m, LoraLayer)]
-        assert layers
-        assert all(layer.merged for layer in layers)
-        return torch.cat([synthesis["image"] for synthesis in outputs])
+        once, again = (
+            make_trainer(callbacks=[Fused()]).predict(model, data, ckpt_path=path)
+            for path in (tmp_path / "composed.ckpt", None)
+        )
+        assert merged(model) == {False}
+        assert list(model.ema.module.unet.peft_config) == ["calcified", "irregular"]
+        for a, b in zip(once, again, strict=True):
+            assert torch.equal(a["image"], b["image"])
+        return torch.cat([synthesis["image"] for synthesis in once])
 
     added = predicted()
     torch.testing.assert_close(predicted(strategy="cat"), added, atol=0.01, rtol=0)
@@ -343,7 +356,7 @@ def test_what_a_composition_cannot_do_is_said(
         composition(adapters={"a": None})
     with pytest.raises(ValueError, match=r"strengths names \['b'\]"):
         composition(strengths={"b": 1.0})
-    with pytest.raises(ValueError, match=r"needs a base: set model\.init_from"):
+    with pytest.raises(ValueError, match=r"need a base: set model\.init_from"):
         make_trainer(1).fit(composition(), mixed())
     with pytest.raises(ValueError, match=r"parts \['calcified', 'texture'\]"):
         make_trainer(1).fit(composition(init_from=base), mixed(("calcified", "texture")))
@@ -364,7 +377,7 @@ def test_what_a_composition_cannot_do_is_said(
 def test_an_adapter_without_a_base_is_refused(
     adapter: Make, make_data: Make, make_trainer: Make
 ) -> None:
-    with pytest.raises(ValueError, match=r"needs a base: set model\.init_from"):
+    with pytest.raises(ValueError, match=r"need a base: set model\.init_from"):
         make_trainer(1).fit(adapter(), make_data(2))
 
 

@@ -318,3 +318,54 @@ def test_resumed_training_continues_bit_for_bit(
     resumed = run(ckpt_path=tmp_path / "last.ckpt")
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_a_warm_start_at_another_spacing_or_margin_is_refused(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    trainer = make_trainer(1)
+    trainer.fit(make_diffusion(2, autoencoder=stage1(2)), make_data(2))
+    trainer.save_checkpoint(path := tmp_path / "base.ckpt")
+    with pytest.raises(
+        ValueError, match=r"trained with roi_spacing_mm 1\.0, but the config says 2"
+    ):
+        make_trainer(1).fit(make_diffusion(2, init_from=path), make_data(2, roi_spacing_mm=2.0))
+    with pytest.raises(ValueError, match="trained with margin_voxels 2, but the config says 3"):
+        make_trainer(1).fit(make_diffusion(2, 3, init_from=path), make_data(2))
+
+
+def test_a_warm_start_draws_histograms_of_its_own_data(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    trainer = make_trainer(1)
+    trainer.fit(make_diffusion(2, autoencoder=stage1(2)), make_data(2))
+    trainer.save_checkpoint(path := tmp_path / "base.ckpt")
+    data = make_data(2, select="subtype == 'solid'", batch_size=2)
+    tuned = make_diffusion(2, init_from=path)
+    make_trainer(1).fit(tuned, data)
+    assert tuned.histogram_conditioner.library.subtypes.unique().tolist() == [0]
+
+
+def test_training_by_epochs_is_training_by_steps(
+    make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    """With latents cached either way, and the same learning rates."""
+    path = stage1(2)
+
+    def fit(steps: int, **settings: Any) -> dict[str, Any]:
+        seed_everything(1)
+        model = make_diffusion(2, autoencoder=path)
+        trainer = make_trainer(steps, **settings)
+        trainer.fit(model, make_data(2))
+        assert "context" in next(iter(trainer.train_dataloader))
+        assert trainer.global_step == 10
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+        weights: dict[str, Any] = model.state_dict()
+        return weights
+
+    by_steps, by_epochs = fit(10), fit(-1, max_epochs=2)
+    for name, value in by_steps.items():
+        if torch.is_tensor(value):
+            assert torch.equal(value, by_epochs[name]), name
+    fit(-1, max_epochs=5, limit_train_batches=4, accumulate_grad_batches=2)
+    fit(-1, max_epochs=5, limit_train_batches=0.4)
