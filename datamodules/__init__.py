@@ -3,6 +3,7 @@
 from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.chestxray14 import ChestXray14DataModule
+from datamodules.folder import FolderDataModule
 from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset
@@ -14,6 +15,7 @@ __all__ = [
     "SUBTYPES",
     "UNKNOWN_SUBTYPE",
     "ChestXray14DataModule",
+    "FolderDataModule",
     "JSRTDataModule",
     "LIDCDataModule",
     "LIDCDataset",

@@ -266,10 +266,16 @@ class SuperimposedDataModule(RadiographDataModule):
         # the hosts' own way to split, which may be an official list, with our shares
         self.hosts.seed, self.hosts.fractions = self.seed, self.fractions
         films = self.hosts.split(self.normal_films())
-        return {
-            split: self._pair(part, films[split])
-            for split, part in split_by_patient(nodules, self.seed, self.fractions).items()
-        }
+        parts = split_by_patient(nodules, self.seed, self.fractions)
+        raise_together(
+            [
+                f"The {split} split has {len(part)} nodules, but the hosts have no film in it: "
+                "give hosts with films in every split, or fractions without a share for it"
+                for split, part in parts.items()
+                if len(part) and films[split].empty
+            ]
+        )
+        return {split: self._pair(part, films[split]) for split, part in parts.items()}
 
     def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
         table = nodules.loc[nodules.index.repeat(self.films_per_nodule)].reset_index(drop=True)

@@ -10,12 +10,14 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.sample import prepare_sample
 
 COMMANDS: dict[str, Any] = {
     "prepare": {
         "_help": "Make data sets that the datamodules read.",
         "sample": prepare_sample,
+        "projections": prepare_projections,
     },
 }
 

