@@ -9,6 +9,7 @@ from lightning_modules.core.conditioning import (
     MaskConditioner,
     SubtypeConditioner,
 )
+from lightning_modules.core.merging import Composite, KLoRA, Switch, Weighted
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
@@ -26,10 +27,14 @@ __all__ = [
     "CXRComposition",
     "CXRDiffusion",
     "CXRHead",
+    "Composite",
     "DiffusionProcess",
     "HistogramConditioner",
     "HistogramRegularizer",
+    "KLoRA",
     "LatentCodec",
     "MaskConditioner",
     "SubtypeConditioner",
+    "Switch",
+    "Weighted",
 ]

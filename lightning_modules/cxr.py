@@ -1,6 +1,7 @@
 """Nodules in chest radiographs."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,17 +11,15 @@ from typing import Any, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from lightning_modules.core.adapters import (
     PREFIX,
     AdapterConfig,
-    Strategy,
     activate,
     adapter_names,
     add_adapter,
-    fuse,
     load_adapter,
-    merge_adapters,
     save_adapter,
     updates,
 )
@@ -33,6 +32,7 @@ from lightning_modules.core.composition import (
     squared_norm,
 )
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import generator
 from lightning_modules.core.regularizer import Regularizer
@@ -74,8 +74,20 @@ class CXRDiffusion(NoduleDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
 
 
-class AdaptedDiffusion(CXRDiffusion, ABC):
-    """A frozen base, `init_from`, with adapters."""
+class AdaptedDiffusion(CXRDiffusion):
+    """A frozen base, `init_from`, with adapters.
+
+    Attributes:
+        strengths: for each adapter that takes part in synthesis its strength.
+        merging: how they take part together.
+    """
+
+    strengths: Mapping[str, float]
+    merging: Merging
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._adapted: list[AveragedModel] = []  # no module of its own
 
     def load_weights(self) -> None:
         """Load the base.
@@ -88,21 +100,32 @@ class AdaptedDiffusion(CXRDiffusion, ABC):
             raise ValueError(message)
         super().load_weights()
 
-    @abstractmethod
-    def combine(self, network: Denoiser) -> None:
-        """Let the adapters take part in synthesis as configured."""
+    @contextmanager
+    def using(self, strengths: Mapping[str, float], merging: Merging) -> Iterator[None]:
+        """Let adapters take part in what is sampled meanwhile; those in training are not touched.
+
+        Args:
+            strengths: for each adapter that takes part its strength.
+            merging: how they take part together.
+        """
+        before, outer = self.ema, self._adapted
+        self._adapted = outer or [before]
+        self.ema = deepcopy(self._adapted[0])
+        self.ema.module = merging.merge(cast(Denoiser, self.ema.module), strengths)
+        try:
+            yield
+        finally:
+            self.ema, self._adapted = before, outer
 
     def on_test_start(self) -> None:
-        """Fuse the adapters into a copy of the base: a sample then costs what the base's does."""
-        self._trained = [self.ema]  # in a list: it is no module of its own
-        self.ema = deepcopy(self.ema)
-        network = cast(Denoiser, self.ema.module)
-        self.combine(network)
-        fuse(network)
+        """Let the configured adapters take part until the end."""
+        super().on_test_start()
+        self._until_end = ExitStack()
+        self._until_end.enter_context(self.using(self.strengths, self.merging))
 
     def on_test_end(self) -> None:
         """Go back to the adapters by themselves."""
-        [self.ema] = self._trained
+        self._until_end.close()
 
     on_predict_start, on_predict_end = on_test_start, on_test_end
 
@@ -134,7 +157,9 @@ class CXRAdapter(AdaptedDiffusion):
         **kwargs: Any,
     ) -> None:
         super().__init__(head, codec, unet, process, **kwargs)
-        self.characteristic, self.adapter, self.strength = characteristic, adapter, strength
+        self.characteristic, self.adapter = characteristic, adapter
+        self.strengths = {characteristic: strength} if strength else {}
+        self.merging = Weighted()
 
     def configure_model(self) -> None:
         """Put the adapter on the base, once."""
@@ -142,16 +167,12 @@ class CXRAdapter(AdaptedDiffusion):
             return
         add_adapter(self.denoiser, self.characteristic, self.adapter)
         self.ema = self._average()
-        self.combine(cast(Denoiser, self.ema.module))
+        activate(cast(Denoiser, self.ema.module), self.strengths)
         self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
         rank_zero_info(
             f"Adapter {self.characteristic}: effective factor {self.adapter.factor:g} in training, "
-            f"{self.strength * self.adapter.factor:g} in synthesis"
+            f"{sum(self.strengths.values()) * self.adapter.factor:g} in synthesis"
         )
-
-    def combine(self, network: Denoiser) -> None:
-        """Let the adapter take part at its strength."""
-        activate(network, {self.characteristic: self.strength} if self.strength else {})
 
     @rank_zero_only
     def on_fit_end(self) -> None:
@@ -188,8 +209,7 @@ class CXRComposition(AdaptedDiffusion):
         orthogonality: the loss between them.
         strengths: at which they are used in synthesis; those not named are not used. By default
             all at 1.
-        strategy: how they become one update in test and prediction; see
-            `core.adapters.merge_adapters`.
+        merging: how they take part together in test and prediction; by default their sum.
         kwargs: see `CXRDiffusion`; the base is `init_from`.
 
     Raises:
@@ -207,7 +227,7 @@ class CXRComposition(AdaptedDiffusion):
         adapter: AdapterConfig,
         orthogonality: OrthogonalityConfig,
         strengths: dict[str, float] | None = None,
-        strategy: Strategy = "sum",
+        merging: Merging | None = None,
         **kwargs: Any,
     ) -> None:
         if len(adapters) < 2:
@@ -225,7 +245,7 @@ class CXRComposition(AdaptedDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
         self.adapters, self.adapter, self.orthogonality = adapters, adapter, orthogonality
         self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
-        self.strategy = strategy
+        self.merging = merging or Weighted()
 
     def configure_model(self) -> None:
         """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
@@ -283,10 +303,6 @@ class CXRComposition(AdaptedDiffusion):
                     value = normalized_overlap(first, second, subspace)
                     figures[f"overlap/{subspace}/{one}-{other}/{site}"] = value
         self.log_dict({name: value.detach() for name, value in figures.items()})
-
-    def combine(self, network: Denoiser) -> None:
-        """Merge the adapters."""
-        merge_adapters(network, self.strengths, self.strategy)
 
     @rank_zero_only
     def on_fit_end(self) -> None:

@@ -264,6 +264,14 @@ class NoduleDiffusion(LightningModule):
 
     # --- evaluation and synthesis --------------------------------------------------------------
 
+    def on_test_start(self) -> None:
+        """Take the weights of `init_from` where there is neither training nor a checkpoint."""
+        if self.init_from is not None and not self.codec.is_measured:
+            self.load_weights()
+            self.ema.module.load_state_dict(self.denoiser.state_dict())
+
+    on_predict_start = on_test_start
+
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
         """Losses of the averaged weights, at the same timesteps and noise in every epoch."""
         self._evaluate(batch, "val")

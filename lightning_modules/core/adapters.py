@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,9 +16,6 @@ from lightning_modules.core.denoiser import Denoiser
 SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
 """Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
 
-
-Strategy = Literal["sum", "cat", "svd", "ties", "dare", "linear"]
-"""How several adapters become one update; see `merge_adapters`."""
 
 PREFIX = "base_model.model."
 """What peft puts before the name of a layer."""
@@ -139,7 +136,7 @@ def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
         return
     unet.base_model.enable_adapter_layers()
     unet.base_model.set_adapter(list(strengths))
-    for layer in _layers(denoiser).values():
+    for layer in layers(denoiser).values():
         for name, strength in strengths.items():
             layer.set_scale(name, strength)
     for key, parameter in unet.named_parameters():
@@ -150,22 +147,16 @@ def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
 def merge_adapters(
     denoiser: Denoiser,
     strengths: Mapping[str, float],
-    strategy: Strategy = "sum",
+    kind: str,
     density: float = 0.5,
     seed: int = 0,
 ) -> None:
-    """Let adapters take part together, merged into one by a strategy.
-
-    `sum` adds up the active updates, and `cat` is the same as one adapter of all ranks: both
-    exact. `svd` cuts that sum to the rank of the largest adapter. `ties` (Yadav et al. 2023) and
-    `dare` (Yu et al. 2024) thin out each update to a share of its entries before adding. `linear`
-    is what peft calls so: it adds up A and B by themselves, which gives cross terms that no adapter
-    has learned, and is here to be compared with, not to be used.
+    """Let adapters take part together, merged into one.
 
     Args:
         denoiser: with the adapters; an earlier merged one is replaced.
         strengths: for each adapter that takes part its strength.
-        strategy: how.
+        kind: `sum`, `cat`, `svd`, `ties`, `dare` or `linear`; see `core.merging.Weighted`.
         density: share of the entries that `ties` and `dare` keep.
         seed: of what `dare` drops.
 
@@ -176,7 +167,7 @@ def merge_adapters(
     if MERGED in adapter_names(denoiser):
         unet.base_model.delete_adapter(MERGED)
     activate(denoiser, strengths)
-    if strategy == "sum" or not strengths:
+    if kind == "sum" or not strengths:
         return
     # merging reads the layers' scalings, into which `activate` has put the strengths
     ranks = [unet.peft_config[name].r for name in strengths]
@@ -187,9 +178,9 @@ def merge_adapters(
             list(strengths),
             [1.0] * len(strengths),
             MERGED,
-            combination_type=kinds.get(strategy, strategy),
-            svd_rank=max(ranks) if strategy == "svd" else sum(ranks),
-            density=density if strategy in kinds else None,
+            combination_type=kinds.get(kind, kind),
+            svd_rank=max(ranks) if kind == "svd" else sum(ranks),
+            density=density if kind in kinds else None,
         )
     activate(denoiser, {MERGED: 1.0})
 
@@ -202,7 +193,7 @@ def fuse(denoiser: Denoiser) -> None:
 
 def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:
     """The updates of one adapter, layer by layer, with gradient."""
-    for site, layer in _layers(denoiser).items():
+    for site, layer in layers(denoiser).items():
         a, b = (cast(nn.Linear, part[name]).weight for part in (layer.lora_A, layer.lora_B))
         yield LowRank(site, a, b, layer.scaling[name])
 
@@ -251,6 +242,7 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
 
 
-def _layers(denoiser: Denoiser) -> dict[str, LoraLayer]:
+def layers(denoiser: Denoiser) -> dict[str, LoraLayer]:
+    """The layers that have adapters, by name."""
     modules: dict[str, nn.Module] = dict(denoiser.unet.named_modules())
     return {name: layer for name, layer in modules.items() if isinstance(layer, LoraLayer)}

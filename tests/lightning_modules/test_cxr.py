@@ -16,6 +16,7 @@ from datamodules.mixed import MixedDataModule
 from lightning_modules.core.adapters import AdapterConfig, updates
 from lightning_modules.core.composition import normalized_overlap
 from lightning_modules.core.denoiser import UNetConfig
+from lightning_modules.core.merging import Weighted
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.cxr import (
     CXRAdapter,
@@ -345,8 +346,8 @@ def test_prediction_is_fused_and_takes_the_strategy(
         return torch.cat([synthesis["image"] for synthesis in once])
 
     added = predicted()
-    torch.testing.assert_close(predicted(strategy="cat"), added, atol=0.01, rtol=0)
-    assert not torch.allclose(predicted(strategy="linear"), added, atol=0.05, rtol=0)
+    torch.testing.assert_close(predicted(merging=Weighted("cat")), added, atol=0.01, rtol=0)
+    assert not torch.allclose(predicted(merging=Weighted("linear")), added, atol=0.05, rtol=0)
 
 
 def test_what_a_composition_cannot_do_is_said(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import BOTH, CONFIG, added_densely, answer, build, with_two
 from monai.networks.nets import DiffusionModelUNet
 from peft import PeftModel
 from torch import Tensor
@@ -23,60 +24,10 @@ from lightning_modules.core.adapters import (
     updates,
 )
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import Conditioning, MaskConditioner
+from lightning_modules.core.conditioning import MaskConditioner
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
-CONFIG = AdapterConfig(rank=3, alpha=6.0)
-
-
-def build(spatial_dims: int = 2) -> Denoiser:
-    torch.manual_seed(0)
-    codec = LatentCodec(spatial_dims, channels=(4, 4), latent_channels=3, norm_num_groups=2)
-    config = UNetConfig((8, 16), (False, True), 1, 8, 4, 6, 10)
-    denoiser = Denoiser(config, codec, {"mask": MaskConditioner()})
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
-    return denoiser.eval()
-
-
-def answer(denoiser: Denoiser, spatial_dims: int = 2) -> Tensor:
-    stream = torch.Generator().manual_seed(1)
-    shape = (2, 3, *(4,) * spatial_dims)
-    channels = torch.randn(2, 5, *(4,) * spatial_dims, generator=stream)
-    latent = torch.randn(shape, generator=stream)
-    return denoiser(latent, torch.tensor([5, 700]), Conditioning(channels))
-
-
-def grow(denoiser: Denoiser, name: str, seed: int) -> None:
-    """Give an adapter updates that are not zero."""
-    stream = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for low in updates(denoiser, name):
-            low.b.copy_(0.2 * torch.randn(low.b.shape, generator=stream))
-
-
-def added_densely(strengths: dict[str, float], spatial_dims: int = 2) -> Tensor:
-    """The answer of a base whose weights got the updates, without peft."""
-    denoiser = with_two(spatial_dims)
-    plain = build(spatial_dims)
-    layers = dict(plain.unet.named_modules())
-    with torch.no_grad():
-        for name, strength in strengths.items():
-            for low in updates(denoiser, name):
-                site = low.site.removeprefix("base_model.model.")
-                layers[site].weight += strength * CONFIG.factor * low.b @ low.a
-    return answer(plain, spatial_dims)
-
-
-def with_two(spatial_dims: int = 2) -> Denoiser:
-    denoiser = build(spatial_dims)
-    for seed, name in enumerate(("calcified", "irregular")):
-        torch.manual_seed(seed)
-        add_adapter(denoiser, name, CONFIG)
-        grow(denoiser, name, seed)
-    return denoiser
 
 
 @dims
@@ -145,9 +96,6 @@ def test_an_adapter_is_saved_for_plain_peft_and_read_again(tmp_path: Path) -> No
     assert isinstance(plain.unet, DiffusionModelUNet)
     plain.unet = PeftModel.from_pretrained(plain.unet, str(tmp_path / "adapters/irregular"))
     torch.testing.assert_close(answer(plain), expected)
-
-
-BOTH = {"calcified": 2.0, "irregular": -0.7}
 
 
 def dense(denoiser: Denoiser, names: dict[str, float]) -> dict[str, Tensor]:
