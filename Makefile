@@ -6,12 +6,16 @@ INSTALLED := $(VENV)/.installed
 SAMPLE := data/sample
 CT := --config configs/ct/autoencoder.yaml --config configs/quickstart/autoencoder.yaml
 DIFFUSION := --config configs/ct/diffusion.yaml --config configs/quickstart/diffusion.yaml
+FILMS := data/films
+CXR := --config configs/cxr/diffusion.yaml --config configs/quickstart/cxr_diffusion.yaml
+ADAPTER := $(CXR) --config configs/cxr/adapter.yaml
+COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/quickstart/cxr_composition.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types bench clean
+.PHONY: help install quickstart quickstart-cxr test lint types bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(INSTALLED) ## create the environment in .venv
 
@@ -31,6 +35,18 @@ quickstart: $(INSTALLED) ## train on the embedded sample and synthesize nodules,
 	$(BIN)/lightning predict $(DIFFUSION)
 	@echo "See runs/quickstart/synthetic.png, synthetic/ and metrics.json"
 
+quickstart-cxr: $(INSTALLED) ## train adapters on radiographs of the embedded sample and compose them
+	$(BIN)/noduleforge prepare sample --out $(SAMPLE)
+	$(BIN)/noduleforge prepare projections --out $(FILMS)
+	$(BIN)/lightning fit --config configs/cxr/autoencoder.yaml --config configs/quickstart/cxr_autoencoder.yaml
+	$(BIN)/lightning fit $(CXR)
+	$(BIN)/lightning fit $(ADAPTER) --config configs/quickstart/cxr_subtlety.yaml
+	$(BIN)/lightning fit $(ADAPTER) --config configs/quickstart/cxr_irregular.yaml
+	$(BIN)/lightning fit $(COMPOSITION)
+	$(BIN)/lightning fit $(COMPOSITION) --model.init_args.orthogonality.weight 0 --trainer.default_root_dir runs/quickstart-cxr/apart
+	$(BIN)/lightning predict $(CXR) --config configs/quickstart/cxr_picture.yaml
+	@echo "See runs/quickstart-cxr/adapters.png"
+
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest -n auto
 
@@ -45,4 +61,4 @@ bench: $(INSTALLED) ## measure what a training step and synthesis cost over the 
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## remove the environment, the sample, the runs and the cache
-	rm -rf $(VENV) $(SAMPLE) runs .cache
+	rm -rf $(VENV) $(SAMPLE) $(FILMS) runs .cache

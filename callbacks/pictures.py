@@ -4,6 +4,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.axes import Axes
@@ -13,6 +14,62 @@ from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.files import written_whole
 
 PLANES = {3: ("axial", "coronal", "sagittal"), 2: ("radiograph",)}
+
+
+class AdapterPicture(Callback):
+    """Draw the same nodules with different adapters, side by side.
+
+    The largest nodules of the first batch to be predicted: their background, then each column's
+    synthesis. Writes `adapters.png` in the run's folder.
+
+    Args:
+        columns: for each title the adapters that take part and their strengths.
+        rows: number of nodules.
+    """
+
+    def __init__(self, columns: dict[str, dict[str, float]], rows: int = 6) -> None:
+        super().__init__()
+        self.columns, self.rows = columns, rows
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: NoduleBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Sample, draw and save."""
+        if batch_idx or not trainer.is_global_zero:
+            return
+        module: Any = pl_module
+        synthesis: Synthesis = outputs
+        images = {"background": synthesis["background"]}
+        for title, strengths in self.columns.items():
+            with (
+                module.using(strengths, module.merging),
+                trainer.precision_plugin.forward_context(),
+            ):
+                images[title] = module.sample(batch)["image"]
+        largest = batch["mask"].flatten(1).sum(1).argsort(descending=True)[: self.rows].tolist()
+        with mpl.rc_context({"font.size": 8}):
+            size = (1.3 * len(images), 1.3 * len(largest) + 0.5)
+            figure = Figure(figsize=size, layout="constrained")
+            grid = figure.subplots(len(largest), len(images), squeeze=False)
+            for number, (line, row) in enumerate(zip(grid, largest, strict=True)):
+                arrays = {name: value[row, 0].float().cpu() for name, value in images.items()}
+                shown = torch.stack([*arrays.values()])
+                display = float(shown.quantile(0.005)), float(shown.quantile(0.995))
+                for axes, (title, array) in zip(line, arrays.items(), strict=True):
+                    _show(axes, array.numpy(), display)
+                    if number == 0:
+                        axes.set_title(title)
+                line[0].contour(batch["mask"][row, 0].cpu(), [0.5], colors="tab:orange")
+        path = f"{trainer.default_root_dir}/adapters.png"
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+        print(f"Picture: {path}")
 
 
 class NodulePicture(Callback):
@@ -31,6 +88,8 @@ class NodulePicture(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new picture."""
+        requested = getattr(pl_module, "histogram_conditioner", None) is not None
+        self.reference = "requested" if requested else "before"
         codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE)
         self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in codes}
 
@@ -71,15 +130,23 @@ class NodulePicture(Callback):
         centers = rows[0][1]["centers"]
         half = (centers[1] - centers[0]) / 2
         display = self.display or (float(centers[0] - half), float(centers[-1] + half))
-        figure = draw_nodules(rows, display)
+        figure = draw_nodules(rows, display, self.reference)
         path = f"{trainer.default_root_dir}/synthetic.png"
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=110)
         print(f"Picture: {path}")
 
 
-def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, float]) -> Figure:
-    """One row for each nodule: its background with the mask, the synthetic image, histograms."""
+def draw_nodules(
+    rows: list[tuple[str, dict[str, Any]]], display: tuple[float, float], reference: str
+) -> Figure:
+    """One row for each nodule: its background with the mask, the synthetic image, histograms.
+
+    Args:
+        rows: subtype and nodule.
+        display: intensities shown as black and white.
+        reference: what the histogram beside the generated one is.
+    """
     planes = PLANES[rows[0][1]["image"].ndim]
     columns = 2 * len(planes) + 1
     with mpl.rc_context({"font.size": 8}):
@@ -101,7 +168,7 @@ def draw_nodules(rows: list[tuple[str, dict[str, Any]]], display: tuple[float, f
                     if number == 0:
                         axes.set_title(f"{'background' if offset == 0 else 'synthetic'}, {plane}")
             line[0].set_ylabel(f"{subtype}\n{nodule['diameter']:.0f} mm")
-            _histograms(line[-1], nodule, legend=number == 0, axis=number == len(rows) - 1)
+            _histograms(line[-1], nodule, reference, number == 0, number == len(rows) - 1)
     return figure
 
 
@@ -119,10 +186,12 @@ def _show(axes: Axes, image: np.ndarray, display: tuple[float, float]) -> None:
     axes.set_yticks([])
 
 
-def _histograms(axes: Axes, nodule: dict[str, Any], legend: bool, axis: bool) -> None:
+def _histograms(
+    axes: Axes, nodule: dict[str, Any], reference: str, legend: bool, axis: bool
+) -> None:
     centers = nodule["centers"]
     width = centers[1] - centers[0]
-    axes.bar(centers, nodule["requested"], width, color="0.8", label="requested")
+    axes.bar(centers, nodule["requested"], width, color="0.8", label=reference)
     axes.step(centers, nodule["generated"], where="mid", color="tab:red", label="generated")
     axes.set_yticks([])
     if legend:

@@ -1,7 +1,7 @@
 """Any folder of radiographs without a nodule, described by a table."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -20,15 +20,22 @@ class FolderDataModule(RadiographDataModule):
 
     attributes = ()
 
-    def __init__(self, root: Path, csv: str = "films.csv", **settings: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        csv: str = "films.csv",
+        content: Literal["nodules", "normal"] = "normal",
+        **settings: Any,
+    ) -> None:
         """Describe the folder.
 
         Args:
             root: folder with the table and the films, bone bright.
             csv: name of the table in `root`.
-            settings: see `RadiographDataModule`; `content` is `normal` or not given.
+            content: `normal`; there are no nodules.
+            settings: see `RadiographDataModule`.
         """
-        super().__init__(**{"content": "normal", **settings})
+        super().__init__(content=content, **settings)
         self.root = Path(root)
         self.csv = csv
 

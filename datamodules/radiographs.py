@@ -245,7 +245,7 @@ class RadiographDataModule(NoduleDataModule):
             split: self.dataset(part, self.versions if split == "train" else 1)
             for split, part in parts.items()
         }
-        return {**datasets, "predict": datasets["test"]}
+        return {**datasets, "predict": self.requests(parts["test"])}
 
     def parts(self) -> dict[Split, pd.DataFrame]:
         """The rows of each split."""
@@ -260,10 +260,19 @@ class RadiographDataModule(NoduleDataModule):
         """Divide the table by patient."""
         return split_by_patient(table, self.seed, self.fractions)
 
+    def requests(self, table: pd.DataFrame) -> RadiographDataset:
+        """The dataset that says where nodules are to be synthesized: the test split."""
+        return self.dataset(table, 1)
+
     def dataset(self, table: pd.DataFrame, versions: int) -> RadiographDataset:
         """The dataset over rows of the table."""
         nodules = self.content == "nodules"
-        return (self.dataset_class if nodules else RadiographDataset)(
+        return self._make(self.dataset_class if nodules else RadiographDataset, table, versions)
+
+    def _make(
+        self, of_class: type[RadiographDataset], table: pd.DataFrame, versions: int
+    ) -> RadiographDataset:
+        return of_class(
             table,
             self.attributes,
             self.roi_size,

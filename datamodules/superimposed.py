@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -174,12 +174,22 @@ class SuperimposedDataset(RadiographDataset):
         return film, inside, (middle[0], middle[1])
 
 
+class SuperimposedRequests(SuperimposedDataset):
+    """The same places and masks, on films without the nodule."""
+
+    def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
+        """Read a film and say where its nodule would be."""
+        _, inside, center = super().nodule(row)
+        return self.film(row), inside, center
+
+
 class SuperimposedDataModule(RadiographDataModule):
     """Real nodules with LIDC's ratings, projected into real radiographs without a nodule.
 
     No public set of radiographs says whether a nodule is calcified, what its border and its texture
     are: here the labels come from the readers of the CT (`characteristics`), subtlety sets the
-    contrast, and the mask is exact. Nodules and films are both split by their patients.
+    contrast, and the mask is exact. Nodules and films are both split by their patients. Prediction
+    asks for nodules like the test split's, in its films as they are.
     """
 
     attributes = CHARACTERISTICS
@@ -193,6 +203,7 @@ class SuperimposedDataModule(RadiographDataModule):
         columns: dict[str, str] | None = None,
         only: dict[str, float] | None = None,
         films_per_nodule: int = 4,
+        subtlety: Literal["rated", "drawn"] = "rated",
         **settings: Any,
     ) -> None:
         """Describe the data.
@@ -206,6 +217,8 @@ class SuperimposedDataModule(RadiographDataModule):
             columns: our column names to the table's, where they differ.
             only: the characteristics that nodules must have, such as {calcified: 1}.
             films_per_nodule: into how many films each nodule is put.
+            subtlety: `rated` is the one in CT; `drawn` is drawn by chance, 1 to 5, for each nodule
+                and film, since it is the contrast that makes a nodule subtle on a film.
             settings: see `RadiographDataModule`; `select` is a query over the table of nodules, in
                 its own column names.
 
@@ -223,6 +236,7 @@ class SuperimposedDataModule(RadiographDataModule):
         self.csv = csv
         self.columns = columns
         self.films_per_nodule = films_per_nodule
+        self.subtlety = subtlety
 
     def nodules(self) -> pd.DataFrame:
         """The table of nodules, with their characteristics.
@@ -233,15 +247,21 @@ class SuperimposedDataModule(RadiographDataModule):
         table = read_table(self.root / self.csv, self.columns, self.select)
         labels = pd.DataFrame([characteristics(row) for row in table.to_dict("records")])
         table = table.assign(**{name: labels[name] for name in CHARACTERISTICS})
-        for name, value in self.only.items():
-            table = table[table[name] == value]
-        if table.empty:
-            message = f"{self.root / self.csv} has no nodule with {self.only}: ask for less"
-            raise ValueError(message)
+        drawn = ["subtlety"] if self.subtlety == "drawn" else []
+        table = self._having(table, [name for name in self.only if name not in drawn])
         return table.assign(
             nodule_image=table["image"].map(lambda name: self.root / name),
             nodule_mask=table["mask"].map(lambda name: self.root / name),
         )
+
+    def _having(self, table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+        """The rows that have what `only` says under these names."""
+        for name in names:
+            table = table[table[name] == self.only[name]]
+        if table.empty:
+            message = f"{self.root / self.csv} has no nodule with {self.only}: ask for less"
+            raise ValueError(message)
+        return table
 
     def normal_films(self) -> pd.DataFrame:
         """The host's films without a nodule."""
@@ -256,13 +276,15 @@ class SuperimposedDataModule(RadiographDataModule):
         if self.content == "normal":
             return super().parts()
         nodules = self.nodules()
-        raise_together(
-            [
-                f"{self.root / self.csv}: nodule {name} has no subtlety, which sets its contrast: "
-                "leave it out with select: subtlety == subtlety"
-                for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
-            ]
-        )
+        if self.subtlety == "rated":
+            raise_together(
+                [
+                    f"{self.root / self.csv}: nodule {name} has no subtlety, which sets its "
+                    "contrast: leave it out with select: subtlety == subtlety, or set subtlety to "
+                    "drawn"
+                    for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
+                ]
+            )
         # the hosts' own way to split, which may be an official list, with our shares
         self.hosts.seed, self.hosts.fractions = self.seed, self.fractions
         films = self.hosts.split(self.normal_films())
@@ -277,10 +299,21 @@ class SuperimposedDataModule(RadiographDataModule):
         )
         return {split: self._pair(part, films[split]) for split, part in parts.items()}
 
+    def requests(self, table: pd.DataFrame) -> RadiographDataset:
+        """The films of the test split as they are, with the masks of its nodules."""
+        if self.content == "normal":
+            return super().requests(table)
+        return self._make(SuperimposedRequests, table, 1)
+
     def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
         table = nodules.loc[nodules.index.repeat(self.films_per_nodule)].reset_index(drop=True)
         number = table.groupby("nodule_id").cumcount().astype(str)
         table["name"] = table["nodule_id"] + "-" + number
+        if self.subtlety == "drawn":
+            numbers = [int(sha256("subtlety", name)[:8], 16) for name in table["name"]]
+            table["subtlety"] = [1.0 + number % 5 for number in numbers]
+            if "subtlety" in self.only and len(table):
+                table = self._having(table, ["subtlety"]).reset_index(drop=True)
         drawn = [int(sha256("film", name)[:8], 16) % len(films) for name in table["name"]]
         chosen = films.iloc[drawn][["path", "spacing_mm"]].reset_index(drop=True)
         return table.assign(path=chosen["path"], spacing_mm=chosen["spacing_mm"])

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
+from PIL import Image
 from scipy import ndimage
 
 from datamodules import LIDCDataModule
@@ -27,6 +28,15 @@ BASE = {
     "ablations/ct/conditioning_only.yaml": ["ct/diffusion.yaml"],
     "cxr/adapter.yaml": ["cxr/diffusion.yaml"],
     "cxr/composition.yaml": ["cxr/diffusion.yaml"],
+    "quickstart/cxr_autoencoder.yaml": ["cxr/autoencoder.yaml"],
+}
+FILMS = ["cxr/diffusion.yaml", "quickstart/cxr_diffusion.yaml"]
+BASE |= {
+    "quickstart/cxr_diffusion.yaml": FILMS[:1],
+    "quickstart/cxr_subtlety.yaml": [*FILMS, "cxr/adapter.yaml"],
+    "quickstart/cxr_irregular.yaml": [*FILMS, "cxr/adapter.yaml"],
+    "quickstart/cxr_composition.yaml": [*FILMS, "cxr/composition.yaml"],
+    "quickstart/cxr_picture.yaml": FILMS,
 }
 
 
@@ -47,7 +57,7 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     resolved = yaml.safe_load(capsys.readouterr().out)
     assert resolved["model"]["class_path"].startswith("lightning_modules.")
     assert resolved["trainer"]["default_root_dir"].startswith("runs/")
-    assert resolved["ckpt_path"] == "last"
+    assert resolved["ckpt_path"] == (None if name == "quickstart/cxr_picture.yaml" else "last")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ SMALL_UNET = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("cxr/")])
+@pytest.mark.parametrize("name", [name for name in shipped() if "cxr" not in name])
 def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) -> None:
     """Fit, resume, test and predict with everything that the config chooses but its size."""
     root = tmp_path / "run"
@@ -130,6 +140,27 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
         check_synthesis(root)
 
 
+def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
+    """Arguments that make a radiograph config small, write to a folder of its own."""
+    common = {"batch_size": 2, "cache_dir": str(root.parent / "cache")}
+    if "parts" in data:
+        parts = {name: part | common for name, part in data["parts"].items()}
+        data = {"parts": {name: _part(settings) for name, settings in parts.items()}}
+    else:
+        data = data | common
+    overlay: dict[str, Any] = {
+        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), **model}},
+        "data": {"init_args": data},
+        "trainer": {**SHRUNKEN["trainer"], "default_root_dir": str(root)},
+    }
+    if "autoencoder" not in root.name:
+        overlay["model"]["init_args"]["unet"] = SMALL_UNET
+    root.parent.mkdir(parents=True, exist_ok=True)
+    file = root.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(overlay))
+    return ["--config", str(file)]
+
+
 def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, films: Path) -> None:
     """Autoencoder, patches without nodules, nodules, two adapters, their composition."""
     fractions = [0.5, 0.25, 0.25]
@@ -146,23 +177,8 @@ def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, fi
     def run(stage: str, data: dict[str, Any], **model: Any) -> Path:
         """Fit, go on for a step, and predict where there is something to predict."""
         root = tmp_path / "runs" / stage
-        common = {"batch_size": 2, "cache_dir": str(tmp_path / "cache")}
-        parts = data.get("parts")
-        if parts:
-            data = {"parts": {name: _part(part | common) for name, part in parts.items()}}
-        else:
-            data = data | common
-        overlay: dict[str, Any] = {
-            "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), **model}},
-            "data": {"init_args": data},
-            "trainer": {**SHRUNKEN["trainer"], "default_root_dir": str(root)},
-        }
-        if stage != "autoencoder":
-            overlay["model"]["init_args"]["unet"] = SMALL_UNET
-        file = tmp_path / f"{stage}.yaml"
-        file.write_text(yaml.safe_dump(overlay))
         name = "adapter" if stage in ("calcified", "irregular") else stage
-        config = [*arguments(f"cxr/{name}.yaml"), "--config", str(file)]
+        config = [*arguments(f"cxr/{name}.yaml"), *shrink(root, data, **model)]
         main(["fit", *config])
         main(["fit", *config, "--trainer.max_steps", "2"])
         checkpoint = root / "checkpoints/last.ckpt"
@@ -183,6 +199,58 @@ def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, fi
     adapters = {name: str(tmp_path / f"runs/{name}/adapters/{name}") for name in chosen}
     run("composition", {"parts": parts}, init_from=base, adapters=adapters)
     assert (tmp_path / "runs/composition/adapters/irregular/adapter_model.safetensors").is_file()
+
+
+def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path) -> None:
+    films = tmp_path / "films"
+    rows = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(60, 200, (300, 200)).astype(np.uint8)
+        for folder in ("films", "lungs"):
+            (films / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(films / folder / f"f{number}.png")
+        split = "train" if number < 2 else "test"
+        row = {"image": f"films/f{number}.png", "patient_id": f"P{number}", "spacing_mm": 0.7}
+        rows.append({**row, "split": split})
+    pd.DataFrame(rows).to_csv(films / "films.csv", index=False)
+    normal = {"root": str(films), "lungs": str(films / "lungs"), "roi_size": 32}
+    hosts = {"class_path": "FolderDataModule", "init_args": {"root": str(films)}}
+    nodules = normal | {"root": str(store), "hosts": hosts}
+
+    def config(stage: str, data: dict[str, Any], run: str | None = None, **model: Any) -> list[str]:
+        root = tmp_path / "runs" / (run or stage)
+        return [*arguments(f"quickstart/cxr_{stage}.yaml"), *shrink(root, data, **model)]
+
+    def checkpoint(stage: str) -> str:
+        return str(tmp_path / f"runs/{stage}/checkpoints/last.ckpt")
+
+    main(["fit", *config("autoencoder", normal)])
+    main(["fit", *config("diffusion", nodules, autoencoder=checkpoint("autoencoder"))])
+    base = checkpoint("diffusion")
+    for name in ("subtlety", "irregular"):
+        main(["fit", *config(name, nodules, init_from=base)])
+    folder = {
+        run: {
+            name: str(tmp_path / f"runs/{run or name}/adapters/{name}")
+            for name in ("subtlety", "irregular")
+        }
+        for run in ("", "apart", "orthogonal")
+    }
+    settings = nodules | {"films_per_nodule": 5, "subtlety": "drawn", "fractions": [0.8, 0, 0.2]}
+    settings |= {"select": None}
+    only: dict[str, dict[str, float]] = {"subtlety": {"subtlety": 5}, "irregular": {"irregular": 1}}
+    parts = {name: settings | {"only": having} for name, having in only.items()}
+    for run, weight in (("apart", 0.0), ("orthogonal", 0.5)):
+        model = {"init_from": base, "adapters": folder[""], "orthogonality": {"weight": weight}}
+        main(["fit", *config("composition", {"parts": parts}, run, **model)])
+    adapters = {
+        f"{name}_{run}" if run else name: path
+        for run, of_run in folder.items()
+        for name, path in of_run.items()
+    }
+    # the folders alone make the picture, without training or a checkpoint
+    main(["predict", *config("picture", nodules, init_from=base, adapters=adapters)])
+    assert (tmp_path / "runs/picture/adapters.png").stat().st_size > 20_000
 
 
 def _part(settings: dict[str, Any]) -> dict[str, Any]:

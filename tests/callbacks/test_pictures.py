@@ -24,7 +24,7 @@ def test_each_nodule_is_a_row(spatial_dims: int) -> None:
         "centers": np.linspace(-956, 356, 16),
         "diameter": 9.6,
     }
-    figure = draw_nodules([("solid", nodule), ("ground-glass", nodule)], (-1000, 400))
+    figure = draw_nodules([("solid", nodule), ("ground-glass", nodule)], (-1000, 400), "requested")
     planes = 3 if spatial_dims == 3 else 1
     assert len(figure.axes) == 2 * (2 * planes + 1)
     background, synthetic = figure.axes[0].images[0], figure.axes[planes].images[0]

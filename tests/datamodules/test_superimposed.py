@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from datamodules.base import split_by_patient
 from datamodules.radiographs import RadiographDataModule
@@ -218,6 +219,32 @@ def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
     before = with_lungs.fingerprint
     (tmp_path / "lungs/film0.png").write_bytes(b"mask")
     assert with_lungs.fingerprint != before
+
+
+def test_drawn_subtlety_belongs_to_nodule_and_film(tmp_path: Path) -> None:
+    data = module(tmp_path, subtlety="drawn", films_per_nodule=10).datasets["train"]
+    table: pd.DataFrame = data.table  # type: ignore[attr-defined]
+    shares = table["subtlety"].value_counts(normalize=True)
+    assert sorted(shares.index) == [1, 2, 3, 4, 5]
+    assert shares.min() > 0.1
+    assert table.groupby("nodule_id")["subtlety"].nunique().min() > 1
+    obvious = module(tmp_path, subtlety="drawn", films_per_nodule=10, only={"subtlety": 5})
+    chosen: pd.DataFrame = obvious.datasets["train"].table  # type: ignore[attr-defined]
+    assert set(chosen["name"]) == set(table.loc[table["subtlety"] == 5, "name"])
+
+
+def test_requests_are_the_test_nodules_in_films_without_them(tmp_path: Path) -> None:
+    data = module(tmp_path)
+    wanted, real = data.datasets["predict"], data.datasets["test"]
+    assert len(wanted) == len(real) > 0
+    for request, item in zip(wanted, real, strict=True):
+        assert torch.equal(request["mask"], item["mask"])
+        assert torch.equal(request["attributes"]["subtlety"], item["attributes"]["subtlety"])
+        inside = item["mask"] > 0
+        assert (request["image"] <= item["image"] + 1e-3).all()
+        assert request["image"][inside].mean() < item["image"][inside].mean()
+        # the nodule changes nothing beyond the pixels that the resampling mixes
+        assert torch.equal(request["image"][0, 0], item["image"][0, 0])
 
 
 def test_the_hosts_split_is_kept(tmp_path: Path) -> None:
