@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -205,7 +205,7 @@ class CXRComposition(AdaptedDiffusion):
 
     Args:
         adapters: for each adapter the folder that `CXRAdapter` wrote, or null for a new one.
-        adapter: size of new adapters.
+        adapter: size of new adapters; with a `basis` the first has it, and each other the next.
         orthogonality: the loss between them.
         strengths: at which they are used in synthesis; those not named are not used. By default
             all at 1.
@@ -251,9 +251,11 @@ class CXRComposition(AdaptedDiffusion):
         """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
         if adapter_names(self.denoiser):
             return
-        for name, folder in self.adapters.items():
+        for number, (name, folder) in enumerate(self.adapters.items()):
             if folder is None:
-                add_adapter(self.denoiser, name, self.adapter)
+                first = self.adapter.basis
+                basis = None if first is None else first + number
+                add_adapter(self.denoiser, name, replace(self.adapter, basis=basis))
             else:
                 load_adapter(self.denoiser, name, folder)
         self.ema = self._average()

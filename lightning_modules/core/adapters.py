@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.randomness import generator
 
 SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
 """Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
@@ -32,11 +33,15 @@ class AdapterConfig:
         rank: r of the update B A.
         alpha: the update is multiplied by alpha / rank, and by the strength at which it is used.
         targets: regular expression of the layers that are adapted, or a list of name endings.
+        basis: which of many mutually orthogonal bases A is, and stays (Orthogonal Adaptation, Po et
+            al. 2024): adapters of different numbers never meet in what they read, whether or not
+            they were trained together. None trains A as well.
     """
 
     rank: int = 8
     alpha: float = 8.0
     targets: str | list[str] = SELF_ATTENTION
+    basis: int | None = None
 
     @property
     def factor(self) -> float:
@@ -89,7 +94,31 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig) -> None:
     except ValueError as error:
         message = f"The adapter's targets {config.targets!r} fit no layer of the UNet ({error})."
         raise ValueError(message) from error
+    if config.basis is not None:
+        for low in updates(denoiser, name):
+            with torch.no_grad():
+                low.a.copy_(_basis(low.site, low.a, config.basis))
+            low.a.fixed = True  # type: ignore[attr-defined]
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
+
+
+def _basis(site: str, like: Tensor, number: int) -> Tensor:
+    """The rows of an orthogonal matrix, the same for all adapters of a layer, that are one's own.
+
+    Raises:
+        ValueError: If the layer has not so many rows.
+    """
+    rank, width = like.shape
+    if number < 0 or (number + 1) * rank > width:
+        message = (
+            f"basis is {number}, but {site} reads {width} values, which hold {width // rank} bases "
+            f"of rank {rank}: give 0 to {width // rank - 1}, or a lower rank."
+        )
+        raise ValueError(message)
+    normal = torch.randn(width, width, generator=generator("basis", site), dtype=torch.float64)
+    rows = torch.linalg.qr(normal).Q[number * rank : (number + 1) * rank]
+    # as large as the random rows that they stand for
+    return (rows * like.detach().norm(dim=1).mean().double()).to(like)
 
 
 def adapter_names(denoiser: Denoiser) -> list[str]:
@@ -141,7 +170,7 @@ def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
             layer.set_scale(name, strength)
     for key, parameter in unet.named_parameters():
         if ".lora_" in key:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(not getattr(parameter, "fixed", False))
 
 
 def merge_adapters(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import BOTH, CONFIG, added_densely, answer, build, with_two
+from adapted import BOTH, CONFIG, added_densely, answer, build, grow, with_two
 from monai.networks.nets import DiffusionModelUNet
 from peft import PeftModel
 from torch import Tensor
@@ -171,6 +171,43 @@ def test_the_slider_is_the_papers() -> None:
     factors = [subtlety_strength(s) * AdapterConfig(32, 1.0).factor for s in (1, 2, 3, 4, 5)]
     assert factors == [0.25, 0.5, 1, 2, 4]
     assert subtlety_strength(2.5) == pytest.approx(2**4.5)
+
+
+def test_orthogonal_bases_never_meet_and_stay(tmp_path: Path) -> None:
+    """Orthogonal Adaptation: trained one by one, two adapters do not overlap in what they read."""
+    bases = []
+    for number in (0, 1):
+        denoiser = build()
+        add_adapter(denoiser, "a", AdapterConfig(3, 6.0, basis=number))
+        grow(denoiser, "a", number)
+        before = [low.a.clone() for low in updates(denoiser, "a")]
+        trained = [p for p in denoiser.parameters() if p.requires_grad]
+        assert len(trained) == len(before)  # only B
+        answer(denoiser).square().mean().backward()
+        torch.optim.SGD(trained, 0.1).step()
+        activate(denoiser, {"a": 2.0})  # gives no gradients back
+        for low, was in zip(updates(denoiser, "a"), before, strict=True):
+            assert torch.equal(low.a, was)
+            assert not low.a.requires_grad
+        bases.append(list(updates(denoiser, "a")))
+        save_adapter(denoiser, "a", tmp_path / str(number))
+    for first, second in zip(*bases, strict=True):
+        torch.testing.assert_close(first.a @ second.a.T, torch.zeros(3, 3), atol=1e-6, rtol=0)
+        gram = first.a @ first.a.T
+        torch.testing.assert_close(gram, gram[0, 0] * torch.eye(3), atol=1e-5, rtol=0)
+        assert gram[0, 0] > 0.01
+
+    # merged by their sum, each still answers as if alone to what it reads
+    both = build()
+    for number in (0, 1):
+        load_adapter(both, str(number), tmp_path / str(number))
+    for first, second in zip(updates(both, "0"), updates(both, "1"), strict=True):
+        assert torch.linalg.matrix_norm(second.b @ second.a @ first.a.T) < 1e-5
+
+
+def test_a_basis_that_the_layers_do_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"basis is 5, but .* reads 16 values, which hold 5 bases"):
+        add_adapter(build(), "a", AdapterConfig(3, 6.0, basis=5))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
