@@ -75,7 +75,8 @@ def training_step(model: CTDiffusion, batch: NoduleBatch) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            losses = model.losses(model.denoiser, batch, generator("bench"), dropout=True)
+            denoising = model.denoise(model.denoiser, batch, generator("bench"), dropout=True)
+            losses = model.losses(model.denoiser, batch, denoising)
             loss = sum(losses.values(), torch.tensor(0.0))
         loss.backward()
         optimizer.step()

@@ -47,10 +47,7 @@ class AdapterPicture(Callback):
         synthesis: Synthesis = outputs
         images = {"background": synthesis["background"]}
         for title, strengths in self.columns.items():
-            with (
-                module.using(strengths, module.merging),
-                trainer.precision_plugin.forward_context(),
-            ):
+            with module.using(strengths), trainer.precision_plugin.forward_context():
                 images[title] = module.sample(batch)["image"]
         largest = batch["mask"].flatten(1).sum(1).argsort(descending=True)[: self.rows].tolist()
         with mpl.rc_context({"font.size": 8}):

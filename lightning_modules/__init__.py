@@ -1,6 +1,7 @@
 """Training of nodule synthesis; the names that configs use."""
 
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.composition import CXRComposition, CXRZip
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
     AttributeConditioner,
@@ -13,7 +14,7 @@ from lightning_modules.core.merging import Composite, KLoRA, Switch, Weighted
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
-from lightning_modules.cxr import CXRAdapter, CXRComposition, CXRDiffusion
+from lightning_modules.cxr import CXRAdapter, CXRDiffusion, CXRLabels
 from lightning_modules.heads.ct import CTHead
 from lightning_modules.heads.cxr import CXRHead
 
@@ -27,6 +28,8 @@ __all__ = [
     "CXRComposition",
     "CXRDiffusion",
     "CXRHead",
+    "CXRLabels",
+    "CXRZip",
     "Composite",
     "DiffusionProcess",
     "HistogramConditioner",

@@ -1,10 +1,9 @@
-"""Nodules in chest radiographs."""
+"""Nodules in chest radiographs: the base, labels, and an adapter."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,30 +12,22 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from datamodules.batch import NoduleBatch
+from lightning_modules.core.activity import localization_loss
 from lightning_modules.core.adapters import (
-    PREFIX,
     AdapterConfig,
     activate,
     adapter_names,
     add_adapter,
-    load_adapter,
+    base_alone,
     save_adapter,
-    updates,
 )
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.composition import (
-    SUBSPACES,
-    Form,
-    normalized_overlap,
-    orthogonality_loss,
-    squared_norm,
-)
+from lightning_modules.core.conditioning import AttributeConditioner, Conditioning, Surroundings
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import generator
-from lightning_modules.core.regularizer import Regularizer
-from lightning_modules.diffusion import NoduleDiffusion
+from lightning_modules.diffusion import Denoising, NoduleDiffusion
 from lightning_modules.heads.cxr import CXRHead
 
 
@@ -74,8 +65,103 @@ class CXRDiffusion(NoduleDiffusion):
         super().__init__(head, codec, unet, process, **kwargs)
 
 
+class CXRLabels(CXRDiffusion):
+    """Characteristics as labels of one network: what paper A compares its adapters with (table 13).
+
+    Each label is a condition of its own. In synthesis they are composed by guidance, and the mask
+    and the background are kept in every answer (composable diffusion, Liu et al. 2022, eq. 11):
+    e = e_0 + sum over labels of s_i (e_i - e_0), with e_i the answer for label i alone and e_0 that
+    for none. A step costs one network evaluation more for each label that takes part.
+
+    Args:
+        labels: for each characteristic (an attribute of the batches) its range; synthesis asks for
+            the upper end.
+        strengths: the scale s_i of each label that takes part in synthesis; by default all at 1.
+        dropout: probability, for each label and sample, that it is withheld in training.
+        kwargs: see `CXRDiffusion`.
+
+    Raises:
+        ValueError: If a strength is given for no label.
+    """
+
+    def __init__(
+        self,
+        head: CXRHead,
+        codec: LatentCodec,
+        unet: UNetConfig,
+        process: DiffusionProcess,
+        labels: dict[str, tuple[float, float]],
+        strengths: dict[str, float] | None = None,
+        dropout: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        for name, ends in labels.items():
+            head.conditioners[name] = AttributeConditioner(
+                {name: ends}, ("tokens", "embedding"), dropout=dropout, guided=True
+            )
+        super().__init__(head, codec, unet, process, **kwargs)
+        self.labels = labels
+        self.strengths = self._known(dict.fromkeys(labels, 1.0) if strengths is None else strengths)
+
+    def _known(self, strengths: Mapping[str, float]) -> Mapping[str, float]:
+        if unknown := set(strengths) - set(self.labels):
+            message = f"strengths names {sorted(unknown)}, but the labels are {list(self.labels)}."
+            raise ValueError(message)
+        return strengths
+
+    @contextmanager
+    def using(
+        self, strengths: Mapping[str, float], merging: Merging | None = None
+    ) -> Iterator[None]:
+        """Let labels take part in what is sampled meanwhile.
+
+        Args:
+            strengths: for each label that takes part its scale.
+            merging: none; labels are composed by guidance alone.
+
+        Raises:
+            ValueError: If a strength is given for no label, or a merging is.
+        """
+        if merging is not None:
+            message = f"Labels are composed by guidance, but {type(merging).__name__} was given."
+            raise ValueError(message)
+        before, self.strengths = self.strengths, self._known(strengths)
+        try:
+            yield
+        finally:
+            self.strengths = before
+
+    def answers(
+        self, batch: NoduleBatch, surroundings: Surroundings
+    ) -> list[tuple[Conditioning, float]]:
+        """No label, and each one alone."""
+        network, scales = cast(Denoiser, self.ema.module), self.strengths
+        size, device = len(batch["index"]), batch["index"].device
+        asked = {
+            name: torch.full((size,), float(end) if name in scales else torch.nan, device=device)
+            for name, (_, end) in self.labels.items()
+        }
+        batch = {**batch, "attributes": {**batch["attributes"], **asked}}
+        everywhere = torch.ones(size, dtype=torch.bool, device=device)
+
+        def alone(label: str | None) -> Conditioning:
+            withheld = {other: everywhere for other in self.labels if other != label}
+            return network.condition(batch, surroundings, withheld)
+
+        return [
+            (alone(None), 1 - sum(scales.values())),
+            *[(alone(label), scale) for label, scale in scales.items()],
+        ]
+
+
 class AdaptedDiffusion(CXRDiffusion):
     """A frozen base, `init_from`, with adapters.
+
+    Args:
+        args: see `CXRDiffusion`.
+        localization: weight of the loss that keeps adapters from changing anything outside the
+            nodule (`core.activity.localization_loss`); 0 saves the base's evaluation.
+        kwargs: see `CXRDiffusion`.
 
     Attributes:
         strengths: for each adapter that takes part in synthesis its strength.
@@ -85,9 +171,27 @@ class AdaptedDiffusion(CXRDiffusion):
     strengths: Mapping[str, float]
     merging: Merging
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, localization: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.localization = localization
         self._adapted: list[AveragedModel] = []  # no module of its own
+
+    @abstractmethod
+    def place_adapters(self) -> None:
+        """Put the adapters on the base."""
+
+    def configure_model(self) -> None:
+        """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
+        if adapter_names(self.denoiser):
+            return
+        self.place_adapters()
+        self.ema = self._average()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let the averaged network have what synthesis uses, added up, and no gradients."""
+        activate(cast(Denoiser, self.ema.module), self.strengths)
+        self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
 
     def load_weights(self) -> None:
         """Load the base.
@@ -100,18 +204,38 @@ class AdaptedDiffusion(CXRDiffusion):
             raise ValueError(message)
         super().load_weights()
 
+    def losses(
+        self, denoiser: Denoiser, batch: NoduleBatch, denoising: Denoising
+    ) -> dict[str, Tensor]:
+        """As `NoduleDiffusion.losses`, and the localization loss."""
+        losses = super().losses(denoiser, batch, denoising)
+        if self.localization:
+            with torch.no_grad(), base_alone(denoiser):
+                base = denoiser(denoising.x_t, denoising.timestep, denoising.conditioning)
+            losses["localization"] = localization_loss(denoising.output, base, batch["mask"])
+        return losses
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """As `NoduleDiffusion.weighted`, and the localization loss times its weight."""
+        total = super().weighted(losses)
+        return total + self.localization * losses["localization"] if self.localization else total
+
     @contextmanager
-    def using(self, strengths: Mapping[str, float], merging: Merging) -> Iterator[None]:
+    def using(
+        self, strengths: Mapping[str, float], merging: Merging | None = None
+    ) -> Iterator[None]:
         """Let adapters take part in what is sampled meanwhile; those in training are not touched.
 
         Args:
             strengths: for each adapter that takes part its strength.
-            merging: how they take part together.
+            merging: how they take part together; by default the configured way.
         """
         before, outer = self.ema, self._adapted
         self._adapted = outer or [before]
         self.ema = deepcopy(self._adapted[0])
-        self.ema.module = merging.merge(cast(Denoiser, self.ema.module), strengths)
+        self.ema.module = (merging or self.merging).merge(
+            cast(Denoiser, self.ema.module), strengths
+        )
         try:
             yield
         finally:
@@ -121,7 +245,7 @@ class AdaptedDiffusion(CXRDiffusion):
         """Let the configured adapters take part until the end."""
         super().on_test_start()
         self._until_end = ExitStack()
-        self._until_end.enter_context(self.using(self.strengths, self.merging))
+        self._until_end.enter_context(self.using(self.strengths))
 
     def on_test_end(self) -> None:
         """Go back to the adapters by themselves."""
@@ -161,14 +285,9 @@ class CXRAdapter(AdaptedDiffusion):
         self.strengths = {characteristic: strength} if strength else {}
         self.merging = Weighted()
 
-    def configure_model(self) -> None:
-        """Put the adapter on the base, once."""
-        if adapter_names(self.denoiser):
-            return
+    def place_adapters(self) -> None:
+        """Put a new adapter on the base."""
         add_adapter(self.denoiser, self.characteristic, self.adapter)
-        self.ema = self._average()
-        activate(cast(Denoiser, self.ema.module), self.strengths)
-        self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
         rank_zero_info(
             f"Adapter {self.characteristic}: effective factor {self.adapter.factor:g} in training, "
             f"{sum(self.strengths.values()) * self.adapter.factor:g} in synthesis"
@@ -180,136 +299,3 @@ class CXRAdapter(AdaptedDiffusion):
         folder = Path(self.trainer.default_root_dir) / "adapters" / self.characteristic
         save_adapter(cast(Denoiser, self.ema.module), self.characteristic, folder)
         rank_zero_info(f"Adapter: {folder}")
-
-
-@dataclass
-class OrthogonalityConfig:
-    """The loss against overlapping adapters.
-
-    Attributes:
-        weight: lambda of paper A (table 9); 0 trains the adapters side by side.
-        form: see `core.composition.orthogonality_loss`.
-    """
-
-    weight: float = 0.5
-    form: Form = "input"
-
-
-class CXRComposition(AdaptedDiffusion):
-    """Several adapters on one frozen base, kept apart by an orthogonality loss (paper A, 3.2).
-
-    Each adapter learns from its own data (`MixedDataModule`, whose parts are named like the
-    adapters): in every step each sees one batch alone, and one backward pass carries all of it,
-    which is paper A's alternation with gradients accumulated over all adapters. In synthesis the
-    updates of all are added.
-
-    Args:
-        adapters: for each adapter the folder that `CXRAdapter` wrote, or null for a new one.
-        adapter: size of new adapters; with a `basis` the first has it, and each other the next.
-        orthogonality: the loss between them.
-        strengths: at which they are used in synthesis; those not named are not used. By default
-            all at 1.
-        merging: how they take part together in test and prediction; by default their sum.
-        kwargs: see `CXRDiffusion`; the base is `init_from`.
-
-    Raises:
-        ValueError: If there are fewer than two adapters, a strength is given for none of them, or
-            the UNet recomputes activations, which it would do with the wrong adapter.
-    """
-
-    def __init__(
-        self,
-        head: CXRHead,
-        codec: LatentCodec,
-        unet: UNetConfig,
-        process: DiffusionProcess,
-        adapters: dict[str, Path | None],
-        adapter: AdapterConfig,
-        orthogonality: OrthogonalityConfig,
-        strengths: dict[str, float] | None = None,
-        merging: Merging | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if len(adapters) < 2:
-            message = f"The adapters are {list(adapters)}: a composition needs two or more."
-            raise ValueError(message)
-        if unknown := set(strengths or {}) - set(adapters):
-            message = f"strengths names {sorted(unknown)}, but the adapters are {list(adapters)}."
-            raise ValueError(message)
-        if unet.checkpointing:
-            message = (
-                "A composition cannot recompute activations, which would use the wrong adapter: "
-                "set model.unet.checkpointing to false."
-            )
-            raise ValueError(message)
-        super().__init__(head, codec, unet, process, **kwargs)
-        self.adapters, self.adapter, self.orthogonality = adapters, adapter, orthogonality
-        self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
-        self.merging = merging or Weighted()
-
-    def configure_model(self) -> None:
-        """Put the adapters on the base, once; a checkpoint brings its own weights for them."""
-        if adapter_names(self.denoiser):
-            return
-        for number, (name, folder) in enumerate(self.adapters.items()):
-            if folder is None:
-                first = self.adapter.basis
-                basis = None if first is None else first + number
-                add_adapter(self.denoiser, name, replace(self.adapter, basis=basis))
-            else:
-                load_adapter(self.denoiser, name, folder)
-        self.ema = self._average()
-        activate(cast(Denoiser, self.ema.module), self.strengths)
-        self.ema.requires_grad_(False)  # DDP waits for the gradients of everything that wants one
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One batch for each adapter, and their overlap.
-
-        Raises:
-            ValueError: If the batch's parts are not named like the adapters.
-        """
-        if set(batch) != set(self.adapters):
-            message = (
-                f"The data has the parts {sorted(batch)}, the adapters are "
-                f"{sorted(self.adapters)}: name the parts of MixedDataModule like the adapters."
-            )
-            raise ValueError(message)
-        total = torch.zeros((), device=self.device)
-        for name in self.adapters:
-            keys = (self.seed, self.global_step, self.global_rank, batch_idx)
-            stream = generator("train", name, *keys)
-            activate(self.denoiser, {name: 1.0})
-            losses = self.losses(self.denoiser, batch[name], stream, dropout=True)
-            self.log_dict({f"train/{loss}/{name}": value for loss, value in losses.items()})
-            total = total + losses["diffusion"]
-            for key, regularizer in self.head.regularizers.items():
-                total = total + cast(Regularizer, regularizer).weight * losses[key]
-        self.log("loss", total.detach(), prog_bar=True, logger=False)
-        adapters = [list(updates(self.denoiser, name)) for name in self.adapters]
-        overlap = orthogonality_loss(adapters, self.orthogonality.form)
-        self.log("train/orthogonality", overlap)
-        return total + self.orthogonality.weight * overlap
-
-    def on_train_epoch_end(self) -> None:
-        """Log each pair's overlap and each adapter's size, layer by layer."""
-        lists = {name: list(updates(self.denoiser, name)) for name in self.adapters}
-        figures = {
-            f"norm/{name}/{low.site.removeprefix(PREFIX)}": squared_norm(low).sqrt()
-            for name, adapter in lists.items()
-            for low in adapter
-        }
-        for one, other in combinations(lists, 2):
-            for first, second in zip(lists[one], lists[other], strict=True):
-                site = first.site.removeprefix(PREFIX)
-                for subspace in SUBSPACES:
-                    value = normalized_overlap(first, second, subspace)
-                    figures[f"overlap/{subspace}/{one}-{other}/{site}"] = value
-        self.log_dict({name: value.detach() for name, value in figures.items()})
-
-    @rank_zero_only
-    def on_fit_end(self) -> None:
-        """Write the averaged adapters."""
-        root = Path(self.trainer.default_root_dir) / "adapters"
-        for name in self.adapters:
-            save_adapter(cast(Denoiser, self.ema.module), name, root / name)
-        rank_zero_info(f"Adapters: {root}")

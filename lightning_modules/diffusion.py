@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import LightningModule
@@ -17,7 +16,12 @@ from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Synthesis
 from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import Conditioning, HistogramConditioner, Surroundings
+from lightning_modules.core.conditioning import (
+    Conditioning,
+    HistogramConditioner,
+    Surroundings,
+    interleave_conditions,
+)
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.process import DiffusionProcess, Predict, Solver
@@ -43,6 +47,28 @@ class SamplingConfig:
     solver: Solver = "dpm-solver++"
     guidance_scale: float = 1.0
     seed: int = 0
+
+
+class Denoising(NamedTuple):
+    """One training question and the network's answer.
+
+    Attributes:
+        latent: `(B, C, *latent)`; x_0.
+        noise: `(B, C, *latent)`.
+        timestep: `(B,)`.
+        x_t: `(B, C, *latent)`.
+        region: `(B, 1, *latent)`; 1 where the nodule is synthesized.
+        conditioning: what the network is told.
+        output: `(B, C, *latent)`; what it says.
+    """
+
+    latent: Tensor
+    noise: Tensor
+    timestep: Tensor
+    x_t: Tensor
+    region: Tensor
+    conditioning: Conditioning
+    output: Tensor
 
 
 class NoduleDiffusion(LightningModule):
@@ -184,18 +210,16 @@ class NoduleDiffusion(LightningModule):
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """One step: diffusion loss and regularizers."""
         stream = generator("train", self.seed, self.global_step, self.global_rank, batch_idx)
-        losses = self.losses(self.denoiser, batch, stream, dropout=True)
+        denoising = self.denoise(self.denoiser, batch, stream, dropout=True)
+        losses = self.losses(self.denoiser, batch, denoising)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
-        loss = losses["diffusion"]
-        for name, regularizer in self.head.regularizers.items():
-            loss = loss + cast(Regularizer, regularizer).weight * losses[name]
-        return loss
+        return self.weighted(losses)
 
-    def losses(
+    def denoise(
         self, denoiser: Denoiser, batch: NoduleBatch, stream: torch.Generator, dropout: bool
-    ) -> dict[str, Tensor]:
-        """The diffusion loss and each regularizer's, before its weight.
+    ) -> Denoising:
+        """Put noise on a batch and ask the network for what training wants of it.
 
         Args:
             denoiser: the network; the one in training or the averaged one.
@@ -218,6 +242,19 @@ class NoduleDiffusion(LightningModule):
         withheld = self._dropout(len(mask), stream) if dropout else None
         conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
         output = denoiser(x_t, timestep, conditioning)
+        return Denoising(latent, noise, timestep, x_t, region, conditioning, output)
+
+    def losses(
+        self, denoiser: Denoiser, batch: NoduleBatch, denoising: Denoising
+    ) -> dict[str, Tensor]:
+        """The diffusion loss and each other's, before its weight.
+
+        Args:
+            denoiser: the network that answered.
+            batch: what was asked for.
+            denoising: question and answer.
+        """
+        latent, noise, timestep, x_t, region, _, output = denoising
         target = self.process.target(latent, noise, timestep)
         losses = {"diffusion": self.process.loss(output, target, timestep, region)}
         if self.head.regularizers:
@@ -226,12 +263,19 @@ class NoduleDiffusion(LightningModule):
                 latent=latent,
                 signal_share=self.process.signal_share(timestep),
                 image=self.head.window.normalize(batch["image"]),
-                mask=mask,
+                mask=batch["mask"],
                 decode=self.codec.decode,
             )
             for name, regularizer in self.head.regularizers.items():
                 losses[name] = regularizer(estimate)
         return losses
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """What is minimized: the diffusion loss and the others times their weights."""
+        total = losses["diffusion"]
+        for name, regularizer in self.head.regularizers.items():
+            total = total + cast(Regularizer, regularizer).weight * losses[name]
+        return total
 
     def _dropout(self, size: int, stream: torch.Generator) -> dict[str, Tensor]:
         together = torch.rand(size, generator=stream) < self.head.joint_dropout
@@ -294,7 +338,9 @@ class NoduleDiffusion(LightningModule):
 
     def _evaluate(self, batch: NoduleBatch, split: str) -> None:
         stream = generator("evaluate", self.seed, *batch["index"].tolist())
-        losses = self.losses(cast(Denoiser, self.ema.module), batch, stream, dropout=False)
+        network = cast(Denoiser, self.ema.module)
+        denoising = self.denoise(network, batch, stream, dropout=False)
+        losses = self.losses(network, batch, denoising)
         named = {f"{split}/{name}": value for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)
 
@@ -326,7 +372,7 @@ class NoduleDiffusion(LightningModule):
         image = self.head.window.normalize(background)
         mean, _ = self.codec.encode(fill(image, region))
         context = self.codec.standardize(mean.float())
-        predict, steps = self._guided(batch, Surroundings(context, latent_region))
+        predict, steps = self._predictor(batch, Surroundings(context, latent_region))
         latent = self.process.sample(
             predict,
             context,
@@ -350,29 +396,38 @@ class NoduleDiffusion(LightningModule):
             evaluations=settings.evaluations,
         )
 
-    def _guided(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:
+    def _predictor(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:
         """The averaged network with guidance, and the number of steps its evaluations allow."""
         network = cast(Denoiser, self.ema.module)
-        scale, evaluations = self.sampling.guidance_scale, self.sampling.evaluations
-        given = network.condition(batch, surroundings)
+        answers = self.answers(batch, surroundings)
+        number = len(answers)
+        together = interleave_conditions([conditioning for conditioning, _ in answers])
+        weights = torch.tensor([weight for _, weight in answers], device=self.device)
+
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            repeated = (value.repeat_interleave(number, 0) for value in (x_t, timestep))
+            output: Tensor = network(*repeated, together)
+            if number == 1:
+                return output
+            return torch.einsum("a,ba...->b...", weights, output.view(-1, number, *x_t.shape[1:]))
+
+        return predict, max(self.sampling.evaluations // number, 1)
+
+    def answers(
+        self, batch: NoduleBatch, surroundings: Surroundings
+    ) -> list[tuple[Conditioning, float]]:
+        """The conditions under which the network is asked at each step, and their weights.
+
+        With guidance (Ho and Salimans 2022) e_0 + s (e - e_0) has the weights 1 - s and s.
+        """
+        network = cast(Denoiser, self.ema.module)
+        given, scale = network.condition(batch, surroundings), self.sampling.guidance_scale
         if scale == 1:
-            return partial(network, conditioning=given), evaluations
+            return [(given, 1.0)]
         everywhere = torch.ones_like(batch["index"], dtype=torch.bool)
         withheld = {n: everywhere for n, c in self.head.conditioners.items() if c.guided}
         without = network.condition(batch, surroundings, withheld)
-        both = Conditioning(
-            *(
-                None if a is None or b is None else torch.cat([a, b])
-                for a, b in zip(given, without, strict=True)
-            )
-        )
-
-        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
-            output: Tensor = network(torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
-            with_conditions, without_conditions = output.chunk(2)
-            return without_conditions + scale * (with_conditions - without_conditions)
-
-        return predict, max(evaluations // 2, 1)
+        return [(without, 1 - scale), (given, scale)]
 
     def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Requested and generated histogram, and the centres of their bins."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -116,9 +117,10 @@ def _basis(site: str, like: Tensor, number: int) -> Tensor:
         )
         raise ValueError(message)
     normal = torch.randn(width, width, generator=generator("basis", site), dtype=torch.float64)
-    rows = torch.linalg.qr(normal).Q[number * rank : (number + 1) * rank]
+    rows: Tensor = torch.linalg.qr(normal).Q[number * rank : (number + 1) * rank]
     # as large as the random rows that they stand for
-    return (rows * like.detach().norm(dim=1).mean().double()).to(like)
+    size = float(like.detach().norm(dim=1).mean())
+    return (rows * size).to(like)
 
 
 def adapter_names(denoiser: Denoiser) -> list[str]:
@@ -171,6 +173,28 @@ def activate(denoiser: Denoiser, strengths: Mapping[str, float]) -> None:
     for key, parameter in unet.named_parameters():
         if ".lora_" in key:
             parameter.requires_grad_(not getattr(parameter, "fixed", False))
+
+
+def active(denoiser: Denoiser) -> dict[str, float]:
+    """The adapters that take part, each with its strength."""
+    for layer in layers(denoiser).values():
+        if not layer.disable_adapters:
+            return {
+                name: layer.scaling[name] * layer.r[name] / layer.lora_alpha[name]
+                for name in layer.active_adapters
+            }
+    return {}
+
+
+@contextmanager
+def base_alone(denoiser: Denoiser) -> Iterator[None]:
+    """Let no adapter take part meanwhile."""
+    strengths = active(denoiser)
+    activate(denoiser, {})
+    try:
+        yield
+    finally:
+        activate(denoiser, strengths)
 
 
 def merge_adapters(

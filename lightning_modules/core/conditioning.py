@@ -383,3 +383,12 @@ def stack_conditions(conditions: Sequence[Conditioning]) -> Conditioning:
         torch.cat(tokens, 1) if tokens else None,
         torch.stack(embeddings).sum(0) if embeddings else None,
     )
+
+
+def interleave_conditions(conditions: Sequence[Conditioning]) -> Conditioning:
+    """Put several conditions of each sample into one batch, those of one sample together."""
+    slots = (
+        None if slot[0] is None else torch.stack(slot, 1).flatten(0, 1)
+        for slot in zip(*conditions, strict=True)
+    )
+    return Conditioning(*slots)

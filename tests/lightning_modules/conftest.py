@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lightning import Trainer
+from lightning import Trainer, seed_everything
+from radiographs import SETTINGS, Make, parts
 
 from datamodules import LIDCDataModule
+from datamodules.mixed import MixedDataModule
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
     BackgroundConditioner,
@@ -18,6 +22,7 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
+from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
 from lightning_modules.heads.head import IntensityWindow, ModalityHead
 
@@ -93,5 +98,49 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             "enable_model_summary": False,
         }
         return Trainer(max_steps=max_steps, **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture
+def model(make_codec: Make) -> Callable[..., CXRDiffusion]:
+    return lambda **settings: CXRDiffusion(*parts(make_codec), **SETTINGS, **settings)
+
+
+@pytest.fixture
+def adapter(make_codec: Make) -> Callable[..., CXRAdapter]:
+    def make(**settings: Any) -> CXRAdapter:
+        given: dict[str, Any] = {"characteristic": "calcified", "adapter": AdapterConfig(2, 2.0)}
+        given |= {"learning_rate": 1e-2, **SETTINGS, **settings}
+        return CXRAdapter(*parts(make_codec), **given)
+
+    return make
+
+
+@pytest.fixture
+def base(
+    tmp_path: Path, model: Make, make_data: Make, make_autoencoder: Make, make_trainer: Make
+) -> Path:
+    """The checkpoint of a base, trained for two steps."""
+    seed_everything(0)
+    data = make_data(2, cache_dir=None)
+    trainer = make_trainer(2)
+    trainer.fit(make_autoencoder(2), data)
+    trainer.save_checkpoint(tmp_path / "codec.ckpt")
+    trainer = make_trainer(2)
+    settings = {"autoencoder": tmp_path / "codec.ckpt", "learning_rate": 1e-2, "warmup_steps": 0}
+    trainer.fit(model(**settings), data)
+    trainer.save_checkpoint(tmp_path / "base.ckpt")
+    return tmp_path / "base.ckpt"
+
+
+@pytest.fixture
+def mixed(make_data: Make) -> Callable[..., MixedDataModule]:
+    """Two parts with nodules of their own."""
+
+    def make(names: tuple[str, str] = ("calcified", "irregular")) -> MixedDataModule:
+        queries = ("subtype == 'solid'", "subtype != 'solid'")
+        selected = [make_data(2, cache_dir=None, select=query) for query in queries]
+        return MixedDataModule(dict(zip(names, selected, strict=True)))
 
     return make

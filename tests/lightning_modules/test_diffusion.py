@@ -212,7 +212,9 @@ def test_no_parameter_is_ever_unused(
     for rate in (0.0, 0.999999):
         model.zero_grad()
         model.head.joint_dropout = rate
-        losses = model.losses(model.denoiser, batch, torch.Generator().manual_seed(0), True)
+        stream = torch.Generator().manual_seed(0)
+        denoising = model.denoise(model.denoiser, batch, stream, dropout=True)
+        losses = model.losses(model.denoiser, batch, denoising)
         sum(losses.values()).backward()
         unused = [n for n, p in model.denoiser.named_parameters() if p.grad is None]
         assert unused == []
