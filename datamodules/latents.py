@@ -101,7 +101,8 @@ class LatentCache(Dataset[NoduleBatch]):
 
         Args:
             dataset: what to encode, not empty.
-            encode: a batch to its `LATENTS`, `(B, C, *latent)`.
+            encode: a batch to its `LATENTS`, `(B, C, *latent)`, or to nothing: what is kept is then
+                the nodules as they are read.
             directory: where the cache lies; its name is the key.
             batch_size: items encoded at once.
             rank: this process.
@@ -192,7 +193,7 @@ def _arrays(
     batch: NoduleBatch, latents: dict[str, Tensor], dataset: "NoduleDataset"
 ) -> dict[str, NDArray[Any]]:
     """Flatten a batch into arrays `(B, ...)` of the types they are stored in."""
-    flat: dict[str, Any] = {**batch, **{key: latents[key] for key in LATENTS}}
+    flat: dict[str, Any] = {**batch, **latents}
     texts = {key: [text.encode() for text in flat.pop(key)] for key in TEXTS}
     attributes = flat.pop("attributes")
     flat |= {f"{_ATTRIBUTE}{key}": value for key, value in attributes.items()}

@@ -1,6 +1,7 @@
 """Training of nodule synthesis; the names that configs use."""
 
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.classifier import NoduleClassifier
 from lightning_modules.composition import CXRComposition, CXRZip
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
@@ -37,6 +38,7 @@ __all__ = [
     "KLoRA",
     "LatentCodec",
     "MaskConditioner",
+    "NoduleClassifier",
     "SubtypeConditioner",
     "Switch",
     "Weighted",

@@ -21,7 +21,7 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no autoencoder's, or of another size or window.
     """
-    checkpoint = _read(path)
+    checkpoint = read_checkpoint(path)
     theirs, ours = checkpoint.get("noduleforge", {}).get("window"), [window.low, window.high]
     if theirs != ours:
         message = (
@@ -46,7 +46,7 @@ def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> N
         FileNotFoundError: If there is no such file.
         ValueError: If its network is of another size, or was trained with other facts.
     """
-    checkpoint = _read(path)
+    checkpoint = read_checkpoint(path)
     check_facts(checkpoint.get("noduleforge", {}), facts)
     sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
     with _fitting(path, sizes):
@@ -68,7 +68,13 @@ def check_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
             raise ValueError(message)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, read without running anything that it may hold.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint.
+    """
     if not Path(path).is_file():
         message = f"The checkpoint {path} is not a file: train it first, or correct the path."
         raise FileNotFoundError(message)

@@ -1,0 +1,196 @@
+"""A small network that says what a nodule shows: the judge of synthetic nodules."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from monai.networks.nets import ResNet
+from torch import Tensor, nn
+
+from datamodules.base import NoduleDataModule
+from datamodules.batch import NoduleBatch
+from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.core.schedule import training_steps, warmup_cosine
+from lightning_modules.heads.head import IntensityWindow
+
+
+class NoduleClassifier(LightningModule):
+    """Tells from the image, not the mask, which characteristics a nodule has.
+
+    A residual network (He et al. 2016, MONAI's) with one logit for each characteristic, trained by
+    cross-entropy in which both answers weigh alike; where a characteristic is unknown, it does not
+    count.
+
+    Args:
+        characteristics: attributes of the batches that are 1, 0, or NaN where unknown.
+        window: intensities that are mapped to [-1, 1].
+        spatial_dims: 2 or 3.
+        width: channels of the first of four stages; each further one has twice as many, at half
+            the resolution.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
+
+    Raises:
+        ValueError: If there is no characteristic.
+    """
+
+    def __init__(
+        self,
+        characteristics: Sequence[str],
+        window: tuple[float, float] = (0.0, 255.0),
+        spatial_dims: int = 2,
+        width: int = 16,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        if not characteristics:
+            message = "characteristics is empty: name one attribute or more."
+            raise ValueError(message)
+        self.characteristics = list(characteristics)
+        self.window = IntensityWindow(*window)
+        self.size = {"spatial_dims": spatial_dims, "width": width}
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps = warmup_steps
+        self.network = ResNet(
+            "basic",
+            [1, 1, 1, 1],
+            [width, 2 * width, 4 * width, 8 * width],
+            spatial_dims=spatial_dims,
+            n_input_channels=1,
+            conv1_t_size=3,
+            no_max_pool=True,
+            feed_forward=False,
+        )
+        self.answer = nn.Linear(8 * width, len(self.characteristics))
+        self.register_buffer("positive_weight", torch.ones(len(self.characteristics)))
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the last layer sees of images `(B, 1, *spatial)` in physical units, `(B, C)`."""
+        found: Tensor = self.network(self.window.normalize(image))
+        return found
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `(B, characteristics)` of images `(B, 1, *spatial)` in physical units."""
+        logits: Tensor = self.answer(self.features(image))
+        return logits
+
+    def labels(self, batch: NoduleBatch) -> Tensor:
+        """What is known of the nodules, `(B, characteristics)`: 1, 0, or NaN.
+
+        Raises:
+            ValueError: If the data does not have a characteristic.
+        """
+        if missing := set(self.characteristics) - set(batch["attributes"]):
+            message = (
+                f"The data has no attribute {sorted(missing)}, only "
+                f"{sorted(batch['attributes'])}: name others in model.characteristics."
+            )
+            raise ValueError(message)
+        return torch.stack([batch["attributes"][name] for name in self.characteristics], 1)
+
+    def on_fit_start(self) -> None:
+        """Cache the images and count the answers.
+
+        Raises:
+            ValueError: If a characteristic has only one answer in the training nodules.
+        """
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if data.cache_dir is not None:
+            data.cache_latents(
+                lambda batch: {},
+                "images",
+                self.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.barrier,
+            )
+        known = torch.cat([self.labels(batch) for batch in data.statistics_batches()])
+        yes, no = (known == 1).sum(0), (known == 0).sum(0)
+        for name, *counts in zip(self.characteristics, yes.tolist(), no.tolist(), strict=True):
+            if 0 in counts:
+                message = (
+                    f"Of the training nodules {counts[0]} are {name} and {counts[1]} are not: it "
+                    "cannot be learned."
+                )
+                raise ValueError(message)
+            rank_zero_info(f"{name}: {counts[0]} training images with it, {counts[1]} without")
+        self.get_buffer("positive_weight").copy_(no / yes)
+
+    def _loss(self, batch: NoduleBatch) -> tuple[Tensor, Tensor]:
+        logits, labels = self(batch["image"]), self.labels(batch)
+        known = torch.isfinite(labels)
+        weight = self.get_buffer("positive_weight")
+        each = F.binary_cross_entropy_with_logits(
+            logits, labels.nan_to_num(), pos_weight=weight, reduction="none"
+        )
+        return (each * known).sum() / known.sum().clamp(min=1), logits
+
+    def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of what is known."""
+        loss, _ = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
+        """The loss, in evaluation."""
+        loss, _ = self._loss(batch)
+        self.log("val/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
+
+    def test_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
+        """Probabilities `(B, characteristics)`."""
+        loss, logits = self._loss(batch)
+        self.log("test/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
+        return logits.sigmoid()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
+        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what is needed to use the network, and on what it must be used."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        checkpoint["noduleforge"] = {
+            "classifier": {
+                "characteristics": self.characteristics,
+                "window": [self.window.low, self.window.high],
+                **self.size,
+            },
+            "roi_spacing_mm": data.roi_spacing_mm,
+            "data_fingerprint": data.fingerprint,
+        }
+
+
+def load_classifier(path: Path, roi_spacing_mm: float) -> NoduleClassifier:
+    """A trained classifier, in evaluation mode.
+
+    Args:
+        path: its checkpoint.
+        roi_spacing_mm: spacing of the images that it is to see.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no classifier's, or was trained at another spacing.
+    """
+    checkpoint = read_checkpoint(path)
+    facts = checkpoint.get("noduleforge", {})
+    if "classifier" not in facts:
+        message = f"The checkpoint {path} is not a classifier's: give one of NoduleClassifier."
+        raise ValueError(message)
+    if facts["roi_spacing_mm"] != roi_spacing_mm:
+        message = (
+            f"The classifier in {path} was trained at a roi_spacing_mm of "
+            f"{facts['roi_spacing_mm']}, but the images have {roi_spacing_mm}: train one at it."
+        )
+        raise ValueError(message)
+    classifier = NoduleClassifier(**facts["classifier"])
+    classifier.load_state_dict(checkpoint["state_dict"])
+    return classifier.eval().requires_grad_(False)

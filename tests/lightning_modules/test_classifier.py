@@ -1,0 +1,121 @@
+"""The classifier learns what is known, and is used only where it was trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import seed_everything
+from radiographs import Make
+
+from datamodules.batch import NoduleBatch
+from datamodules.lidc import LIDCDataModule
+from lightning_modules.classifier import NoduleClassifier, load_classifier
+
+dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+
+
+class Bright(LIDCDataModule):
+    """Some nodules are made bright, and most of them say whether they are."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> NoduleBatch:
+        return bright(super().on_before_batch_transfer(batch, dataloader_idx))
+
+    def statistics_batches(self) -> Any:
+        return [bright(batch) for batch in super().statistics_batches()]
+
+
+def bright(batch: NoduleBatch) -> NoduleBatch:
+    is_bright = torch.tensor([float(sum(name.encode()) % 2) for name in batch["name"]])
+    batch["image"] = batch["image"] + is_bright.view(-1, *(1,) * (batch["image"].ndim - 1)) * 300
+    known = torch.tensor([sum(name.encode()) % 5 > 0 for name in batch["name"]])
+    label = torch.where(known, is_bright, torch.nan)
+    return {**batch, "attributes": {**batch["attributes"], "bright": label, "odd": 1 - label}}
+
+
+@pytest.fixture
+def make_bright(make_data: Make) -> Make:
+    def make(spatial_dims: int, **settings: Any) -> Bright:
+        root = make_data(spatial_dims).root
+        size = [16] * spatial_dims
+        settings = {"batch_size": 8, "cache_dir": None, **settings}
+        return Bright(root, roi_size=size, fractions=(0.6, 0.2, 0.2), **settings)
+
+    return make
+
+
+def make(spatial_dims: int, *names: str) -> NoduleClassifier:
+    seed_everything(0)
+    return NoduleClassifier(
+        names, (-1000, 400), spatial_dims, 8, learning_rate=1e-2, warmup_steps=2
+    )
+
+
+@dims
+def test_it_learns_what_can_be_seen(
+    spatial_dims: int, make_bright: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    data = make_bright(spatial_dims, cache_dir=tmp_path / "cache")
+    model = make(spatial_dims, "bright", "odd")
+    trainer = make_trainer(60)
+    trainer.fit(model, data)
+    for batch in data.statistics_batches():
+        said = model.eval()(batch["image"]).sigmoid()
+        labels = model.labels(batch)
+        known = torch.isfinite(labels)
+        assert ((said > 0.5) == (labels > 0.5))[known].all()
+
+    trainer.save_checkpoint(tmp_path / "classifier.ckpt")
+    again = load_classifier(tmp_path / "classifier.ckpt", data.roi_spacing_mm)
+    assert again.characteristics == ["bright", "odd"]
+    torch.testing.assert_close(again(batch["image"]), model(batch["image"]))
+    assert again.features(batch["image"]).shape == (len(batch["name"]), 64)
+    assert not any(p.requires_grad for p in again.parameters())
+    with pytest.raises(ValueError, match="was trained at a roi_spacing_mm of"):
+        load_classifier(tmp_path / "classifier.ckpt", 99.0)
+
+
+def test_what_is_unknown_does_not_count(make_bright: Make, make_trainer: Make) -> None:
+    """Images without a label give no gradient, and the weight balances the answers."""
+    data, model = make_bright(2), make(2, "bright")
+    make_trainer(1).fit(model, data)
+    labels = torch.cat([model.labels(batch) for batch in data.statistics_batches()])
+    assert torch.isnan(labels).any()
+    expected = (labels == 0).sum() / (labels == 1).sum()
+    torch.testing.assert_close(model.positive_weight, expected.view(1))
+
+    batch = next(iter(data.statistics_batches()))
+    unknown = torch.isnan(model.labels(batch)[:, 0])
+    images = batch["image"].clone().requires_grad_()
+    model.eval()  # in training, batch statistics join the images
+    loss, _ = model._loss({**batch, "image": images})
+    (gradient,) = torch.autograd.grad(loss, images)
+    seen = gradient.flatten(1).any(1)
+    assert torch.equal(seen, ~unknown)
+    nothing = {**batch["attributes"], "bright": torch.full((len(images),), torch.nan)}
+    loss, _ = model._loss({**batch, "attributes": nothing})
+    assert loss == 0
+
+
+def test_what_is_wrong_is_said(
+    make_bright: Make, make_data: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="characteristics is empty"):
+        make(2)
+    with pytest.raises(ValueError, match=r"no attribute \['round'\], only .*bright"):
+        make_trainer(1).fit(make(2, "round"), make_bright(2))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="is not a classifier's"):
+        load_classifier(tmp_path / "other.ckpt", 1.0)
+
+    class AllBright(Bright):
+        def statistics_batches(self) -> Any:
+            batches = list(super().statistics_batches())
+            for batch in batches:
+                batch["attributes"]["bright"].fill_(1)
+            return batches
+
+    data = make_bright(2)
+    data.__class__ = AllBright
+    with pytest.raises(ValueError, match="are bright and 0 are not: it cannot be learned"):
+        make_trainer(1).fit(make(2, "bright"), data)
