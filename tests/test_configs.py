@@ -28,6 +28,19 @@ BASE = {
     "ablations/ct/conditioning_only.yaml": ["ct/diffusion.yaml"],
     "cxr/adapter.yaml": ["cxr/diffusion.yaml"],
     "cxr/composition.yaml": ["cxr/diffusion.yaml"],
+    "cxr/zip.yaml": ["cxr/diffusion.yaml", "cxr/composition.yaml"],
+    "cxr/labels.yaml": ["cxr/diffusion.yaml"],
+    "cxr/autoencoder_gpu.yaml": ["cxr/autoencoder.yaml"],
+    "cxr/pretrain_gpu.yaml": ["cxr/pretrain.yaml"],
+    "cxr/diffusion_gpu.yaml": ["cxr/diffusion.yaml"],
+    **{
+        f"cxr/{stage}_gpu.yaml": [
+            "cxr/diffusion.yaml",
+            "cxr/diffusion_gpu.yaml",
+            f"cxr/{stage}.yaml",
+        ]
+        for stage in ("adapter", "composition")
+    },
     "quickstart/cxr_autoencoder.yaml": ["cxr/autoencoder.yaml"],
 }
 FILMS = ["cxr/diffusion.yaml", "quickstart/cxr_diffusion.yaml"]
@@ -153,7 +166,9 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
         "data": {"init_args": data},
         "trainer": {**SHRUNKEN["trainer"], "default_root_dir": str(root)},
     }
-    if "autoencoder" not in root.name:
+    if "classifier" in root.name:
+        overlay["model"]["init_args"] = {**model, "width": 8}
+    elif "autoencoder" not in root.name:
         overlay["model"]["init_args"]["unet"] = SMALL_UNET
     root.parent.mkdir(parents=True, exist_ok=True)
     file = root.with_suffix(".yaml")
@@ -161,8 +176,14 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     return ["--config", str(file)]
 
 
-def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, films: Path) -> None:
-    """Autoencoder, patches without nodules, nodules, two adapters, their composition."""
+@pytest.mark.parametrize("scale", ["", "_gpu"])
+def test_radiograph_configs_follow_on_each_other(
+    scale: str, tmp_path: Path, store: Path, films: Path
+) -> None:
+    """Autoencoder, patches without nodules, nodules, two adapters, their composition.
+
+    On the CPU's scale also ZipLoRA, labels, and what a classifier says of it all.
+    """
     fractions = [0.5, 0.25, 0.25]
     normal = {"root": str(films), "roi_size": 32, "points_per_film": 1, "fractions": fractions}
     nodules = {
@@ -173,15 +194,19 @@ def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, fi
         "fractions": fractions,
         "hosts": {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}},
     }
+    if scale:
+        normal["num_workers"] = nodules["num_workers"] = 0
 
     def run(stage: str, data: dict[str, Any], **model: Any) -> Path:
-        """Fit, go on for a step, and predict where there is something to predict."""
+        """Fit, and on the CPU's scale go on for a step and predict where there is something to."""
         root = tmp_path / "runs" / stage
         name = "adapter" if stage in ("calcified", "irregular") else stage
-        config = [*arguments(f"cxr/{name}.yaml"), *shrink(root, data, **model)]
+        config = [*arguments(f"cxr/{name}{scale}.yaml"), *shrink(root, data, **model)]
         main(["fit", *config])
-        main(["fit", *config, "--trainer.max_steps", "2"])
         checkpoint = root / "checkpoints/last.ckpt"
+        if scale:
+            return checkpoint
+        main(["fit", *config, "--trainer.max_steps", "2"])
         assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
         if stage != "autoencoder":
             main(["predict", *config])
@@ -199,6 +224,38 @@ def test_radiograph_configs_follow_on_each_other(tmp_path: Path, store: Path, fi
     adapters = {name: str(tmp_path / f"runs/{name}/adapters/{name}") for name in chosen}
     run("composition", {"parts": parts}, init_from=base, adapters=adapters)
     assert (tmp_path / "runs/composition/adapters/irregular/adapter_model.safetensors").is_file()
+    if scale:
+        return
+    run("zip", {"parts": parts}, init_from=base, adapters=adapters)
+    run("labels", nodules, autoencoder=codec)
+
+    root = tmp_path / "runs/classifier"
+    judge = shrink(root, nodules | {"films_per_nodule": 2}, characteristics=[*chosen])
+    config = [*arguments("downstream/cxr_characteristics.yaml"), *judge]
+    main(["fit", *config])
+    main(["test", *config])
+    assert set(pd.read_csv(root / "accuracy.csv")["characteristic"]) <= set(chosen)
+    fidelity = {"classifier": str(root / "checkpoints/last.ckpt")}
+    fidelity |= {"combinations": {"base": {}, "both": dict.fromkeys(chosen, 1.0)}}
+    for stage, ways in (("composition", {"sum": "Weighted", "turns": "Switch"}), ("labels", None)):
+        callback = {"class_path": "CharacteristicFidelity", "init_args": dict(fidelity)}
+        if ways:
+            mergings = {name: {"class_path": path} for name, path in ways.items()}
+            callback["init_args"] |= {"mergings": mergings}
+        overlay = tmp_path / f"{stage}.yaml"
+        overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+        data = {"parts": parts} if stage == "composition" else nodules
+        model = {"init_from": base, "adapters": adapters} if stage == "composition" else {}
+        config = [
+            *arguments(f"cxr/{stage}.yaml"),
+            *shrink(tmp_path / "runs" / stage, data, **model),
+        ]
+        main(["predict", *config, "--config", str(overlay)])
+        table = pd.read_csv(root / "fidelity.csv")
+        assert set(table["merging"]) == set(ways or {"default": None})
+        asked = table.groupby("combination")["asked"].mean()
+        assert dict(asked) == {"base": 0, "both": 1}
+        assert table["probability"].between(0, 1).all()
 
 
 def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path) -> None:
