@@ -30,6 +30,7 @@ BASE = {
     "cxr/composition.yaml": ["cxr/diffusion.yaml"],
     "cxr/zip.yaml": ["cxr/diffusion.yaml", "cxr/composition.yaml"],
     "cxr/labels.yaml": ["cxr/diffusion.yaml"],
+    "cxr/fidelity.yaml": ["cxr/diffusion.yaml"],
     "cxr/autoencoder_gpu.yaml": ["cxr/autoencoder.yaml"],
     "cxr/pretrain_gpu.yaml": ["cxr/pretrain.yaml"],
     "cxr/diffusion_gpu.yaml": ["cxr/diffusion.yaml"],
@@ -42,6 +43,10 @@ BASE = {
         for stage in ("adapter", "composition")
     },
     "quickstart/cxr_autoencoder.yaml": ["cxr/autoencoder.yaml"],
+}
+BASE |= {
+    f"ablations/cxr/{path.name}": ["cxr/diffusion.yaml", "cxr/composition.yaml"]
+    for path in (CONFIGS / "ablations/cxr").iterdir()
 }
 FILMS = ["cxr/diffusion.yaml", "quickstart/cxr_diffusion.yaml"]
 BASE |= {
@@ -70,7 +75,8 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     resolved = yaml.safe_load(capsys.readouterr().out)
     assert resolved["model"]["class_path"].startswith("lightning_modules.")
     assert resolved["trainer"]["default_root_dir"].startswith("runs/")
-    assert resolved["ckpt_path"] == (None if name == "quickstart/cxr_picture.yaml" else "last")
+    reads_folders = name in ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml")
+    assert resolved["ckpt_path"] == (None if reads_folders else "last")
 
 
 @pytest.mark.parametrize(
@@ -235,24 +241,26 @@ def test_radiograph_configs_follow_on_each_other(
     main(["fit", *config])
     main(["test", *config])
     assert set(pd.read_csv(root / "accuracy.csv")["characteristic"]) <= set(chosen)
-    fidelity = {"classifier": str(root / "checkpoints/last.ckpt")}
-    fidelity |= {"combinations": {"base": {}, "both": dict.fromkeys(chosen, 1.0)}}
-    for stage, ways in (("composition", {"sum": "Weighted", "turns": "Switch"}), ("labels", None)):
-        callback = {"class_path": "CharacteristicFidelity", "init_args": dict(fidelity)}
-        if ways:
-            mergings = {name: {"class_path": path} for name, path in ways.items()}
-            callback["init_args"] |= {"mergings": mergings}
-        overlay = tmp_path / f"{stage}.yaml"
-        overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-        data = {"parts": parts} if stage == "composition" else nodules
-        model = {"init_from": base, "adapters": adapters} if stage == "composition" else {}
-        config = [
-            *arguments(f"cxr/{stage}.yaml"),
-            *shrink(tmp_path / "runs" / stage, data, **model),
-        ]
+    overlay = tmp_path / "judge.yaml"
+    callback = yaml.safe_load((CONFIGS / "cxr/fidelity.yaml").read_text())["trainer"]["callbacks"]
+    callback[0]["init_args"] = {
+        "classifier": str(root / "checkpoints/last.ckpt"),
+        "combinations": {"base": {}, "both": dict.fromkeys(chosen, 1.0)},
+    }
+    for stage in ("fidelity", "labels"):
+        model = {"init_from": base, "adapters": adapters} if stage == "fidelity" else {}
+        if stage == "fidelity":
+            ways = {"sum": {"class_path": "Weighted"}, "turns": {"class_path": "Switch"}}
+            callback[0]["init_args"]["mergings"] = ways
+        else:
+            ways = {"default": {}}
+            del callback[0]["init_args"]["mergings"]
+        overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": callback}}))
+        root = tmp_path / "runs" / stage
+        config = [*arguments(f"cxr/{stage}.yaml"), *shrink(root, nodules, **model)]
         main(["predict", *config, "--config", str(overlay)])
         table = pd.read_csv(root / "fidelity.csv")
-        assert set(table["merging"]) == set(ways or {"default": None})
+        assert set(table["merging"]) == set(ways)
         asked = table.groupby("combination")["asked"].mean()
         assert dict(asked) == {"base": 0, "both": 1}
         assert table["probability"].between(0, 1).all()
