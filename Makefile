@@ -33,7 +33,7 @@ quickstart: $(INSTALLED) ## train on the embedded sample and synthesize nodules,
 	$(BIN)/lightning fit $(DIFFUSION)
 	$(BIN)/lightning test $(DIFFUSION)
 	$(BIN)/lightning predict $(DIFFUSION)
-	@echo "See runs/quickstart/synthetic.png, synthetic/ and metrics.json"
+	@echo "See runs/quickstart/synthetic.png, synthetic/ and generation.csv"
 
 quickstart-cxr: $(INSTALLED) ## train adapters on radiographs of the embedded sample and compose them
 	$(BIN)/noduleforge prepare sample --out $(SAMPLE)

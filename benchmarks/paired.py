@@ -3,11 +3,10 @@
 Usage: python benchmarks/paired.py --arm RUN RUN ... --reference RUN RUN ...
 
 The runs of each arm are its seeds, in the same order in both. Reads each run's `nodules.csv` and
-`metrics.json`, which `lightning test` wrote.
+`generation.csv`, which `lightning test` wrote.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +64,14 @@ def main() -> None:
         print(f"| {group} | {len(ours)} | {theirs.mean():.1f} | {ours.mean():.1f} | {difference} |")
     for name in ("variance_ratio", "spread"):
         for label, runs in (("reference", options.reference), ("arm", options.arm)):
-            figures = [json.loads((run / "metrics.json").read_text()) for run in runs]
-            listed = {
-                key.split("/")[1]: " ".join(f"{f[key]:.2f}" for f in figures)
-                for key in figures[0]
-                if key.startswith(name + "/")
-            }
+            listed: dict[str, str] = {}
+            for run in runs:
+                table = pd.read_csv(run / "generation.csv")
+                table = table[(table["split"] == "test") & (table["metric"] == "histogram")]
+                for figure, value in table.groupby("figure")["value"].last().items():
+                    if str(figure).startswith(name + "/"):
+                        group = str(figure).split("/")[1]
+                        listed[group] = f"{listed.get(group, '')} {value:.2f}".strip()
             print(f"\n{name}, {label}, by seed: {listed}")
 
 

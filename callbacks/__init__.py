@@ -1,7 +1,18 @@
 """What happens beside training; the names that configs use."""
 
 from callbacks.classification import CharacteristicFidelity, ClassificationMetrics
-from callbacks.histogram import HistogramMetrics
+from callbacks.diversity import LPIPSDiversity, StructuralDiversity
+from callbacks.features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    MedicalNetFeatures,
+    RadImageNetFeatures,
+    RandomFeatures,
+    TimmFeatures,
+)
+from callbacks.fid import FeatureDistances
+from callbacks.generation import GenerationMetrics
+from callbacks.histogram import HistogramFidelity
 from callbacks.pictures import AdapterPicture, NodulePicture
 from callbacks.writer import NiftiWriter
 
@@ -9,7 +20,17 @@ __all__ = [
     "AdapterPicture",
     "CharacteristicFidelity",
     "ClassificationMetrics",
-    "HistogramMetrics",
+    "ClassifierFeatures",
+    "FeatureDistances",
+    "GenerationMetrics",
+    "HistogramFidelity",
+    "InceptionFeatures",
+    "LPIPSDiversity",
+    "MedicalNetFeatures",
     "NiftiWriter",
     "NodulePicture",
+    "RadImageNetFeatures",
+    "RandomFeatures",
+    "StructuralDiversity",
+    "TimmFeatures",
 ]

@@ -1,26 +1,24 @@
 """How well synthetic nodules keep to the histogram asked for, and how much they vary."""
 
-import json
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.ranks import gather_rows
-from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
-from datamodules.files import written_whole
+from callbacks.generation import Drawn, GenerationMetric
+from datamodules.batch import SUBTYPES
 from lightning_modules.core.histogram import wasserstein1
 
 GROUPS = (*SUBTYPES, "over_8mm", "all")
 
 
-class HistogramFidelity(Metric):
+class HistogramSums(Metric):
     """Sums from which fidelity, spread and intra-class variance are computed.
 
     - `w1`: mean Wasserstein-1 distance between requested and generated histogram.
+    - `w1_of_means`: that between the mean requested and the mean generated histogram: what is wrong
+      with a group as a whole.
     - `spread`: mean Wasserstein-1 distance between two samples of one request.
     - `variance_ratio`: for each subtype, the variance of generated histograms between nodules,
       summed over bins, relative to that of the requested ones; 1 is right, less is collapse.
@@ -89,6 +87,9 @@ class HistogramFidelity(Metric):
                 continue
             result[f"count/{group}"] = float(count)
             result[f"w1/{group}"] = float(self._sum("w1")[row] / count)
+            requested, generated = (self._sum(k)[row] / count for k in ("requested", "generated"))
+            of_means = wasserstein1(requested, generated, self.bin_width)
+            result[f"w1_of_means/{group}"] = float(of_means)
             result[f"spread/{group}"] = float(self._sum("spread")[row] / count)
             if count > 1 and group in SUBTYPES:
                 ratio = self._variance("generated", row) / self._variance("requested", row)
@@ -105,58 +106,32 @@ class HistogramFidelity(Metric):
         return (self._sum(f"{name}_square")[row] / count - mean.square()).sum()
 
 
-class HistogramMetrics(Callback):
-    """Measure histogram fidelity on the test split; write `metrics.json` and `nodules.csv`.
+class HistogramFidelity(GenerationMetric):
+    """How far synthetic nodules are from the histogram asked for, and how much they vary."""
 
-    The test step's synthetic nodules are one sample of each request; another, of the next seed, is
-    drawn beside it.
-    """
+    draws = 2
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    @property
+    def provenance(self) -> dict[str, str]:
+        """How histograms are made."""
+        return {"histogram": f"{len(self.centers)} soft bins inside the mask", "distance": "W1"}
+
+    def begin(self, module: Any) -> None:
         """Begin anew."""
-        self.metric: HistogramFidelity | None = None
-        self.rows: list[str] = []
+        self.centers: Tensor = module.bin_centers
+        width = float(self.centers[1] - self.centers[0])
+        self.sums = HistogramSums(len(self.centers), width).to(module.device)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: NoduleBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch."""
-        first: Synthesis = outputs
-        second: Synthesis = cast(Any, pl_module).sample(batch, seed=first["seed"] + 1)
-        centers = first["bin_centers"]
-        width = float(centers[1] - centers[0])
-        if self.metric is None:
-            self.metric = HistogramFidelity(len(centers), width).to(pl_module.device)
-        generated = torch.stack([s["generated_histogram"] for s in (first, second)])
-        requested = first["requested_histogram"]
-        diameter = batch["attributes"]["diameter_mm"]
-        self.metric.update(requested, generated, batch["subtype"], diameter)
-        w1 = wasserstein1(requested, generated, width)
-        spread = wasserstein1(generated[0], generated[1], width)
-        for row, name in enumerate(batch["name"]):
-            subtype = int(batch["subtype"][row])
-            values = (float(x[row]) for x in (diameter, w1[0], w1[1], spread))
-            cells = ",".join(f"{value:.4f}" for value in values)
-            self.rows.append(f"{name},{SUBTYPES[subtype] if subtype >= 0 else ''},{cells}")
+    def update(self, drawn: Drawn) -> dict[str, Tensor]:
+        """Add two samples of each nodule."""
+        requested = drawn.syntheses[0]["requested_histogram"]
+        generated = torch.stack([s["generated_histogram"] for s in drawn.syntheses[:2]])
+        diameter = drawn.batch["attributes"]["diameter_mm"]
+        self.sums.update(requested, generated, drawn.batch["subtype"], diameter)
+        first, second = wasserstein1(requested, generated, self.sums.bin_width)
+        spread = wasserstein1(generated[0], generated[1], self.sums.bin_width)
+        return {"w1_first": first, "w1_second": second, "spread": spread}
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Combine the ranks, write the files and show the figures."""
-        if self.metric is None:
-            return
-        figures, rows = self.metric.compute(), gather_rows(self.rows)
-        if not trainer.is_global_zero:
-            return
-        folder = trainer.default_root_dir
-        with written_whole(f"{folder}/metrics.json") as path:
-            path.write_text(json.dumps(figures, indent=2) + "\n")
-        with written_whole(f"{folder}/nodules.csv") as path:
-            header = "name,subtype,diameter_mm,w1_first,w1_second,spread"
-            path.write_text("\n".join([header, *rows]) + "\n")
-        for name, value in figures.items():
-            print(f"{name:32} {value:10.3f}")
+    def compute(self) -> dict[str, float]:
+        """Figures by group; see `HistogramSums`."""
+        return self.sums.compute()

@@ -10,7 +10,13 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
-from datamodules.base import SPLITS, NoduleDataModule, check_no_patient_crosses, sha256
+from datamodules.base import (
+    SPLITS,
+    NoduleDataModule,
+    NoduleDataset,
+    check_no_patient_crosses,
+    sha256,
+)
 from datamodules.batch import NoduleBatch
 
 
@@ -53,6 +59,21 @@ class MixedDataModule(LightningDataModule):
             for split, members in patients.items():
                 members.extend(part.datasets[split].table["patient_id"])
         check_no_patient_crosses(patients)
+
+    @property
+    def datasets(self) -> Mapping[str, NoduleDataset]:
+        """The first part's, which validation, test and prediction use."""
+        return self.first.datasets
+
+    @property
+    def batch_size(self) -> int:
+        """The first part's."""
+        return self.first.batch_size
+
+    @property
+    def num_workers(self) -> int:
+        """The first part's."""
+        return self.first.num_workers
 
     @cached_property
     def fingerprint(self) -> str:

@@ -320,10 +320,9 @@ class NoduleDiffusion(LightningModule):
         """Losses of the averaged weights, at the same timesteps and noise in every epoch."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
-        """Losses as in validation, and one synthetic nodule for each real one."""
+    def test_step(self, batch: NoduleBatch, batch_idx: int) -> None:
+        """Losses as in validation."""
         self._evaluate(batch, "test")
-        return self.sample(batch)
 
     def predict_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
         """Synthetic nodules where the batch asks for them.
@@ -384,14 +383,14 @@ class NoduleDiffusion(LightningModule):
         )
         synthetic = self.head.window.denormalize(self.codec.decode(latent).float())
         pasted = paste(background, synthetic, feather(mask, self.head.margin_voxels))
-        requested, generated, centers = self._histograms(batch, pasted)
+        requested, generated = self._histograms(batch, pasted)
         return Synthesis(
             image=pasted,
             background=background,
             request=batch,
             requested_histogram=requested,
             generated_histogram=generated,
-            bin_centers=centers,
+            bin_centers=self.bin_centers,
             seed=seed,
             evaluations=settings.evaluations,
         )
@@ -429,20 +428,26 @@ class NoduleDiffusion(LightningModule):
         without = network.condition(batch, surroundings, withheld)
         return [(without, 1 - scale), (given, scale)]
 
-    def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Requested and generated histogram, and the centres of their bins."""
-        conditioner = self.histogram_conditioner
+    @property
+    def bin_centers(self) -> Tensor:
+        """Centres of the histograms' bins in image units, `(bins,)`: the conditioner's, or 16."""
+        conditioner, window = self.histogram_conditioner, self.head.window
         if conditioner is not None:
-            generated = conditioner.measure(image, batch["mask"])
-            return conditioner.requested(batch), generated, conditioner.bin_centers
-        bins, window = 16, self.head.window
+            return conditioner.bin_centers
+        return bin_centers(16, window.low, window.high)
+
+    def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Requested and generated histogram."""
+        conditioner, window = self.histogram_conditioner, self.head.window
+        if conditioner is not None:
+            return conditioner.requested(batch), conditioner.measure(image, batch["mask"])
 
         def measure(values: Tensor) -> Tensor:
             flat = values.flatten(1), batch["mask"].flatten(1)
-            return soft_histogram(*flat, bins, window.low, window.high)
+            return soft_histogram(*flat, len(self.bin_centers), window.low, window.high)
 
         requested = batch["histogram"] if "histogram" in batch else measure(batch["image"])
-        return requested, measure(image), bin_centers(bins, window.low, window.high)
+        return requested, measure(image)
 
     # --- checkpoints ---------------------------------------------------------------------------
 

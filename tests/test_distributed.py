@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 import yaml
 
+from datamodules.base import split_of
+
 ROOT = Path(__file__).parents[1]
 CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
 UNET = {"channels": [8, 16], "head_channels": 8, "token_dim": 8, "embedding_dim": 8}
@@ -24,21 +26,28 @@ TRAINER = {
 }
 
 
-def fit(stages: list[str], overlay: dict[str, Any], run: Path, processes: int) -> Path:
-    """Train with configs and what is laid over them; return the checkpoint."""
-    path = run.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump({"trainer": TRAINER, **overlay}))
-    command = [sys.executable, "-m", "lightning_modules.cli", "fit"]
+def run(
+    subcommand: str, stages: list[str], overlay: dict[str, Any], root: Path, processes: int
+) -> None:
+    """Run a command with configs and what is laid over them."""
+    path = root.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({**overlay, "trainer": TRAINER | overlay.get("trainer", {})}))
+    command = [sys.executable, "-m", "lightning_modules.cli", subcommand]
     for config in [*[ROOT / f"configs/{stage}.yaml" for stage in stages], path]:
         command += ["--config", str(config)]
-    command += ["--trainer.default_root_dir", str(run), "--trainer.devices", str(processes)]
+    command += ["--trainer.default_root_dir", str(root), "--trainer.devices", str(processes)]
     command += ["--trainer.strategy", "ddp" if processes > 1 else "auto"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    checkpoint = run / "checkpoints/last.ckpt"
+
+
+def fit(stages: list[str], overlay: dict[str, Any], root: Path, processes: int) -> Path:
+    """Train; return the checkpoint."""
+    run("fit", stages, overlay, root, processes)
+    checkpoint = root / "checkpoints/last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
     return checkpoint
 
@@ -83,3 +92,52 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, films: Path) 
     weights = torch.load(last, weights_only=True)["state_dict"]
     updated = [name for name, value in weights.items() if "lora_B" in name and value.any()]
     assert {name.split(".")[-2] for name in updated} == {"calcified", "irregular"}
+
+
+def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: Path) -> None:
+    """An odd number of nodules, batches of another size, and a process without any nodule."""
+    metrics = {
+        "fid": ("FeatureDistances", {"extractor": {"class_path": "RandomFeatures"}, "limit": 4}),
+        "histogram": ("HistogramFidelity", {}),
+        "diversity": ("StructuralDiversity", {"extractor": {"class_path": "RandomFeatures"}}),
+    }
+    chosen = {
+        name: {"class_path": path, "init_args": settings}
+        for name, (path, settings) in metrics.items()
+    }
+    callback = {"class_path": "GenerationMetrics", "init_args": {"metrics": chosen}}
+    fractions = (0.7, 0.0, 0.3)
+    patients = {n: split_of(f"P{n // 2}", 0, fractions) for n in range(30)}
+    training = [n for n, split in patients.items() if split == "train"]
+    tested = [n for n, split in patients.items() if split == "test"]
+    data = {"root": str(store), "roi_size": 16, "cache_dir": None, "fractions": list(fractions)}
+    model: dict[str, Any] = {"codec": CODEC}
+    overlay: dict[str, Any] = {"data": {"init_args": data}, "model": {"init_args": model}}
+
+    def choose(nodules: list[int], batch_size: int) -> None:
+        data["select"] = f"nodule_id in {[f'n{n}' for n in nodules]}"
+        data["batch_size"] = batch_size
+
+    choose(training + tested[:5], 2)
+    model["autoencoder"] = str(fit(["ct/autoencoder"], overlay, tmp_path / "autoencoder", 1))
+    model["unet"] = UNET | {"attention": [False, True]}
+    root = tmp_path / "run"
+    fit(["ct/diffusion"], overlay, root, 1)
+    overlay["trainer"] = {"callbacks": [callback]}
+    # float32 convolutions round otherwise in batches of another size
+    cases = {5: ((1, 1, 0.0), (2, 1, 1e-6), (2, 3, 1e-5)), 2: ((1, 1, 0.0), (3, 1, 1e-6))}
+    for nodules, settings in cases.items():
+        expected = pd.Series(dtype=float)
+        for processes, batch_size, tolerance in settings:
+            choose(training + tested[:nodules], batch_size)
+            run("test", ["ct/diffusion"], overlay, root, processes)
+            table = pd.read_csv(root / "generation.csv")
+            (root / "generation.csv").unlink()
+            assert len(pd.read_csv(root / "nodules.csv")) == nodules
+            assert set(table["metric"]) == set(metrics)
+            values = table.set_index(["metric", "figure"])["value"]
+            if expected.empty:
+                expected = values
+            assert values.index.equals(expected.index)
+            error = (values - expected).abs() / expected.abs().clip(lower=1)
+            assert error.max() <= tolerance, error[error > tolerance]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
-from callbacks.histogram import HistogramFidelity
+from callbacks.histogram import HistogramSums
 from datamodules.batch import SUBTYPES
 
 BINS, WIDTH = 8, 50.0
@@ -26,7 +26,7 @@ def nodules() -> dict[str, torch.Tensor]:
 
 
 def test_figures_against_numpy(nodules: dict[str, torch.Tensor]) -> None:
-    metric = HistogramFidelity(BINS, WIDTH)
+    metric = HistogramSums(BINS, WIDTH)
     metric.update(**nodules)
     figures = metric.compute()
     requested, (first, second) = nodules["requested"].numpy(), nodules["generated"].numpy()
@@ -41,6 +41,9 @@ def test_figures_against_numpy(nodules: dict[str, torch.Tensor]) -> None:
                 ]
             )
             assert figures[f"{figure}/{name}"] == pytest.approx(expected)
+        means = (values[rows].mean(0) for values in (requested, first))
+        expected = wasserstein_distance(CENTERS, CENTERS, *means)
+        assert figures[f"w1_of_means/{name}"] == pytest.approx(expected)
         ratio = first[rows].var(0).sum() / requested[rows].var(0).sum()
         assert figures[f"variance_ratio/{name}"] == pytest.approx(ratio)
     assert figures["count/over_8mm"] == int((nodules["diameter_mm"] > 8).sum())
@@ -48,7 +51,7 @@ def test_figures_against_numpy(nodules: dict[str, torch.Tensor]) -> None:
 
 
 def test_sums_do_not_depend_on_the_batches(nodules: dict[str, torch.Tensor]) -> None:
-    whole, parts = HistogramFidelity(BINS, WIDTH), HistogramFidelity(BINS, WIDTH)
+    whole, parts = HistogramSums(BINS, WIDTH), HistogramSums(BINS, WIDTH)
     whole.update(**nodules)
     for cut in (slice(0, 7), slice(7, 30)):
         parts.update(
@@ -61,7 +64,7 @@ def test_sums_do_not_depend_on_the_batches(nodules: dict[str, torch.Tensor]) -> 
 
 
 def test_a_copy_of_the_real_nodules_is_perfect(nodules: dict[str, torch.Tensor]) -> None:
-    metric = HistogramFidelity(BINS, WIDTH)
+    metric = HistogramSums(BINS, WIDTH)
     metric.update(**{**nodules, "generated": nodules["requested"].expand(2, -1, -1)})
     figures = metric.compute()
     assert figures["w1/all"] == figures["spread/all"] == 0
@@ -69,6 +72,6 @@ def test_a_copy_of_the_real_nodules_is_perfect(nodules: dict[str, torch.Tensor])
 
 
 def test_absent_groups_are_left_out(nodules: dict[str, torch.Tensor]) -> None:
-    metric = HistogramFidelity(BINS, WIDTH)
+    metric = HistogramSums(BINS, WIDTH)
     metric.update(**{**nodules, "subtype": torch.zeros(30, dtype=torch.int64)})
     assert not any("ground-glass" in name for name in metric.compute())

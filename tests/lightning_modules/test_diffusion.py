@@ -11,7 +11,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from callbacks import HistogramMetrics
+from callbacks import GenerationMetrics, HistogramFidelity
 from datamodules.batch import NoduleBatch
 from lightning_modules.checkpoints import load_codec
 from lightning_modules.core.region import dilate
@@ -228,10 +228,10 @@ def encode_on_cpu(model: NoduleDiffusion, batch: NoduleBatch) -> dict[str, Tenso
 @DIMENSIONS
 def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Make) -> None:
     _, model, data = trained(spatial_dims)
-    trainer = make_trainer(callbacks=[HistogramMetrics()])
+    trainer = make_trainer(callbacks=[GenerationMetrics({"histogram": HistogramFidelity()})])
     trainer.test(model, data, verbose=False)
     root = Path(trainer.default_root_dir)
-    assert '"w1/all"' in (root / "metrics.json").read_text()
+    assert ",w1/all," in (root / "generation.csv").read_text()
     nodules = (root / "nodules.csv").read_text().splitlines()
     assert len(nodules) == 1 + len(data.datasets["test"])
     # in prediction the histogram is that of a real training nodule of the subtype
