@@ -11,8 +11,10 @@ CXR := --config configs/cxr/diffusion.yaml --config configs/quickstart/cxr_diffu
 ADAPTER := $(CXR) --config configs/cxr/adapter.yaml
 COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/quickstart/cxr_composition.yaml
 
+ARMS := conditioning_only histogram_unconditioned neither
+
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-cxr test lint types bench clean
+.PHONY: help install quickstart quickstart-cxr ablations test lint types bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +48,18 @@ quickstart-cxr: $(INSTALLED) ## train adapters on radiographs of the embedded sa
 	$(BIN)/lightning fit $(COMPOSITION) --model.init_args.orthogonality.weight 0 --trainer.default_root_dir runs/quickstart-cxr/apart
 	$(BIN)/lightning predict $(CXR) --config configs/quickstart/cxr_picture.yaml
 	@echo "See runs/quickstart-cxr/adapters.png"
+
+ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded sample, and compare
+	$(BIN)/noduleforge prepare sample --out $(SAMPLE)
+	$(BIN)/lightning fit $(CT)
+	for seed in 0 1; do for arm in full $(ARMS); do for command in fit test predict; do \
+	    overlay=; [ $$arm = full ] || overlay="--config configs/ablations/ct/$$arm.yaml"; \
+	    $(BIN)/lightning $$command $(DIFFUSION) $$overlay --trainer.max_steps 150 \
+	        --seed_everything $$seed --model.init_args.seed $$seed \
+	        --trainer.default_root_dir runs/ablations/$$arm-$$seed || exit 1; \
+	done; done; done
+	$(BIN)/noduleforge compare runs/ablations/*-0 runs/ablations/*-1 --reference conditioning_only --out runs/ablations
+	@echo "See runs/ablations/comparison.md, comparison.png and pictures.png"
 
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest -n auto

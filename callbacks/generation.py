@@ -218,7 +218,12 @@ class GenerationMetrics(Callback):
             row = {"split": split, "metric": name, "figure": figure, "value": value}
             table.append({**row, **common, "provenance": depends})
         path = folder / "generation.csv"
-        before = [pd.read_csv(path)] if path.is_file() else []
+        before = []
+        if path.is_file():
+            earlier = pd.read_csv(path)
+            # a run that resumes measures again what it had measured after its checkpoint
+            again = (earlier["split"] == table[0]["split"]) & (earlier["step"] >= common["step"])
+            before = [earlier[~again]]
         with written_whole(path) as temporary:
             pd.concat([*before, pd.DataFrame(table)]).to_csv(temporary, index=False)
         with written_whole(folder / "nodules.csv") as temporary:

@@ -1,5 +1,6 @@
-"""Weights out of the checkpoints of earlier runs."""
+"""Checkpoints: written whole, and weights out of those of earlier runs."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,11 +8,44 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from datamodules.files import written_whole
 from lightning_modules.core.adapters import load_base
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.heads.head import IntensityWindow
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one and moves it into place when it is on disk.
+
+    Whatever happens meanwhile (a kill, a full disk), there is a whole checkpoint: Lightning's own
+    writer goes by the system's temporary folder, which may be another disk, and then copies.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: If it cannot be written, naming the file; the older one is as it was.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's writer makes its own of a full disk
+            message = (
+                f"The checkpoint {path} could not be written ({error}); an older one is still "
+                "whole: make room, and run the same command again."
+            )
+            raise OSError(message) from error
 
 
 def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:

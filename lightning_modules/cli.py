@@ -1,5 +1,6 @@
 """The `lightning` command: stock LightningCLI over this project's modules."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,12 +9,14 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks  # noqa: F401 (short names in YAML)
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from lightning_modules.checkpoints import WholeCheckpointIO
+from lightning_modules.logs import TableLogger
 
 
 class OneLineParser(LightningArgumentParser):
@@ -54,32 +57,30 @@ class NoduleForgeCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to CSV and TensorBoard in the run's folder unless other loggers are configured."""
+        """Log into the run's folder unless loggers are configured; write checkpoints whole."""
         settings = self.config[self.subcommand].trainer
         if settings.logger is None:
-            root = settings.default_root_dir or "runs/unnamed"
-            keep_metrics(Path(root))
+            root = Path(settings.default_root_dir or "runs/unnamed")
+            # what other commands measure does not mix with training
+            table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
             kwargs["logger"] = [
-                CSVLogger(root, name="", version=""),
+                TableLogger(root / table),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
+        kwargs["plugins"] = [*(settings.plugins or []), WholeCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
-
-
-@rank_zero_only
-def keep_metrics(root: Path) -> None:
-    """Rename the CSV log of an earlier command in this run, which CSVLogger would delete."""
-    earlier = root / "metrics.csv"
-    if earlier.is_file():
-        number = sum(1 for _ in root.glob("metrics-*.csv")) + 1
-        earlier.rename(root / f"metrics-{number}.csv")
 
 
 def main(args: ArgsType = None) -> None:
     """Run the command; `args` stands for the command line in tests."""
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
-    NoduleForgeCLI(args=args, parser_class=OneLineParser, save_config_kwargs={"overwrite": True})
+    try:
+        NoduleForgeCLI(
+            args=args, parser_class=OneLineParser, save_config_kwargs={"overwrite": True}
+        )
+    except SIGTERMException as stopped:  # would end with status 0, as if it had finished
+        raise SystemExit(128 + signal.SIGTERM) from stopped
 
 
 if __name__ == "__main__":

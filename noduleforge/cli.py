@@ -4,12 +4,15 @@
 a subcommand is a function, its options are the function's arguments.
 """
 
+import json
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from jsonargparse import auto_cli
 
+from noduleforge.compare import compare
 from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.sample import prepare_sample
 
@@ -19,6 +22,7 @@ COMMANDS: dict[str, Any] = {
         "sample": prepare_sample,
         "projections": prepare_projections,
     },
+    "compare": compare,
 }
 
 
@@ -28,10 +32,15 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command line without the program's name; `sys.argv` where it is None.
     """
+    words = list(sys.argv[1:] if args is None else args)
+    if words[:1] == ["compare"]:  # RUN ... is easier to type than a list
+        runs = list(takewhile(lambda word: not word.startswith("-"), words[1:]))
+        options = words[1 + len(runs) :]
+        words = ["compare", *([f"--runs={json.dumps(runs)}"] if runs else []), *options]
     try:
         auto_cli(
             COMMANDS,
-            args=None if args is None else list(args),
+            args=words,
             as_positional=False,
             prog="noduleforge",
         )

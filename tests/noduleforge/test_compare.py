@@ -1,0 +1,141 @@
+"""Comparisons: pairing, intervals, and refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datamodules.studies import Volume, write_volume
+from noduleforge.cli import main
+from noduleforge.compare import bootstrap, compare
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Write:
+    """Writes a tested run: 30 nodules of 15 patients, whose errors the arm shifts."""
+
+    def write(name: str, shift: float = 0.0, pictures: bool = False, **changed: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        rng = np.random.default_rng(int(name[-1]))
+        nodules = pd.DataFrame(
+            {
+                "name": [f"n{k:02}" for k in range(30)],
+                "patient_id": [f"P{k // 2}" for k in range(30)],
+                "subtype": ["solid", "part-solid", "ground-glass"] * 10,
+                "diameter_mm": np.linspace(4, 20, 30),
+                "w1_first": rng.normal(70, 20, 30)
+                + shift
+                + np.random.default_rng([int(name[-1]), len(name)]).normal(0, 1, 30),
+            }
+        )
+        nodules.sample(frac=1, random_state=0).to_csv(folder / "nodules.csv", index=False)
+        common = {"split": "test", "step": 10, "samples": 30, "evaluations": 20, "data": "abc"}
+        rows = [
+            {"metric": "histogram", "figure": "variance_ratio/solid", "value": 0.8 + shift / 100},
+            {"metric": "fid", "figure": "fid", "value": 5 + shift + rng.normal()},
+        ]
+        figures = pd.DataFrame([{**row, **common, "provenance": "network: x"} for row in rows])
+        old = figures.assign(step=5, value=-1.0)
+        figures = pd.concat([old, figures.assign(**changed)])
+        figures.to_csv(folder / "generation.csv", index=False)
+        if pictures:
+            image = Volume(
+                rng.integers(-900, 0, (8, 8, 8)).astype(np.int16), (1.0,) * 3, (0.0,) * 3, np.eye(3)
+            )
+            mask = Volume(np.ones((8, 8, 8), np.uint8), (1.0,) * 3, (0.0,) * 3, np.eye(3))
+            write_volume(folder / "synthetic/a.nii.gz", image)
+            write_volume(folder / "synthetic/m.nii.gz", mask)
+            row = {"nodule_id": "a", "image": "a.nii.gz", "mask": "m.nii.gz", "diameter_mm": 9}
+            pd.DataFrame([row]).to_csv(folder / "synthetic/nodules.csv", index=False)
+        return folder
+
+    return write
+
+
+def runs_of(write_run: Write, **shifts: float) -> list[Path]:
+    return [
+        write_run(f"{arm}-{seed}", shift) for arm, shift in shifts.items() for seed in (1, 2, 3)
+    ]
+
+
+def test_pairing_finds_a_difference_that_the_spread_hides(write_run: Write, tmp_path: Path) -> None:
+    compare(runs_of(write_run, full=-3.0, plain=0.0), "plain", tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/comparison.csv").set_index(["figure", "arm"])
+    row = table.loc[("w1_first/all", "full")]
+    # errors of nodules spread by 20, those of the same nodule by 1.4
+    assert row["low"] < row["mean"] < row["high"]
+    assert row["high"] - row["low"] > 6
+    assert row["difference_mean"] == pytest.approx(-3, abs=0.7)
+    assert -4 < row["difference_low"] < row["difference_high"] < -2
+    assert (row["nodules"], row["seeds"]) == (30, 3)
+    assert table.loc[("w1_first/solid", "full")]["nodules"] == 10
+    same = table.loc[("w1_first/all", "plain")]
+    assert same["difference_mean"] == same["difference_low"] == same["difference_high"] == 0
+    whole = table.loc[("histogram: variance_ratio/solid", "full")]
+    assert whole["difference_mean"] == pytest.approx(-0.03)
+    assert np.isnan(whole["nodules"])
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert "| w1_first/all | full | 30 | 3 |" in text
+    assert "to **plain**" in text
+    assert (tmp_path / "out/comparison.png").stat().st_size > 5_000
+
+
+def test_intervals_cover_what_they_should() -> None:
+    """Of means of 20 patients with two nodules each, about 95 % of the intervals hold the truth."""
+    hits = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        patients = np.repeat(np.arange(20), 2)
+        values = rng.normal(size=(20, 1)).repeat(2, 0) + 0.01 * rng.normal(size=(40, 1))
+        low, high = np.quantile(bootstrap(values, patients), [0.025, 0.975])
+        hits += int(low <= 0 <= high)
+    assert 85 <= hits <= 99
+
+
+def test_the_command_takes_folders_and_draws_pictures(
+    write_run: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [write_run(f"{arm}-{seed}", pictures=True) for arm in "ab" for seed in (1, 2)]
+    main(["compare", *map(str, runs), "--reference", "a", "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out/pictures.png").stat().st_size > 1_000
+    assert "Comparison:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"data": "xyz"}, "their fid has the data 'abc' and 'xyz'"),
+        ({"samples": 29}, "their fid has the samples 30 and 29"),
+        ({"evaluations": 50}, "their fid has the evaluations 20 and 50"),
+        (
+            {"provenance": "network: y"},
+            "their fid has the provenance 'network: x' and 'network: y'",
+        ),
+        ({"metric": "other"}, "other metrics or on other nodules"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(
+    changed: dict[str, Any], told: str, write_run: Write, tmp_path: Path
+) -> None:
+    runs = [write_run("a-1"), write_run("b-1", **changed)]
+    with pytest.raises(ValueError, match="cannot be compared") as refused:
+        compare(runs, "a", tmp_path / "out")
+    assert told in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(write_run: Write, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no arm 'c', only \['a'\]"):
+        compare([write_run("a-1")], "c", tmp_path)
+    with pytest.raises(ValueError, match=r"arm b has the seeds \['2'\], a has \['1'\]"):
+        compare([tmp_path / "a-1", write_run("b-2")], "a", tmp_path)
+    with pytest.raises(ValueError, match="no seed in its name"):
+        compare([tmp_path], "a", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run `lightning test`"):
+        compare([tmp_path / "z-1"], "a", tmp_path)
