@@ -25,7 +25,7 @@ from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import generator
+from lightning_modules.core.randomness import Streams
 from lightning_modules.core.region import fill, synthesized, touched
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.diffusion import SamplingConfig
@@ -75,7 +75,8 @@ def training_step(model: CTDiffusion, batch: NoduleBatch) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            denoising = model.denoise(model.denoiser, batch, generator("bench"), dropout=True)
+            streams = Streams([("bench", sample) for sample in range(len(batch["index"]))])
+            denoising = model.denoise(model.denoiser, batch, streams, dropout=True)
             losses = model.losses(model.denoiser, batch, denoising)
             loss = sum(losses.values(), torch.tensor(0.0))
         loss.backward()

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from datamodules.batch import NoduleBatch
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
-from lightning_modules.core.randomness import generator
+from lightning_modules.core.randomness import Streams
 from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import IntensityWindow
 
@@ -83,8 +83,10 @@ class Autoencoder(LightningModule):
         """One step on images of the batch."""
         image = self.window.normalize(batch["image"])
         mean, logvar = self.codec.encode(image)
-        stream = generator("posterior", self.seed, self.global_step, self.global_rank, batch_idx)
-        noise = torch.randn(mean.shape, generator=stream).to(mean)
+        keys = ("posterior", self.seed, self.current_epoch, batch_idx)
+        processes = self.trainer.world_size
+        streams = Streams.of_step(len(image), self.global_rank, processes, *keys)
+        noise = streams.normal(mean)
         output = self.codec.reconstruct(mean + torch.exp(0.5 * logvar) * noise).float()
         losses = {"l1": F.l1_loss(output, image), "kl": _kl(mean.float(), logvar.float())}
         loss = losses["l1"] + self.kl_weight * losses["kl"]
@@ -98,6 +100,12 @@ class Autoencoder(LightningModule):
             loss = loss + losses["discriminator"]
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         return loss
+
+    def trial_loss(self, batch: NoduleBatch) -> Tensor:
+        """The loss of a step that is not taken, to see what memory it needs."""
+        image = self.window.normalize(batch["image"])
+        mean, logvar = self.codec.encode(image)
+        return F.l1_loss(self.codec.reconstruct(mean).float(), image) + _kl(mean, logvar)
 
     def _adversarial(self, image: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Loss of the autoencoder with the discriminator held still, and the other way round."""

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import callbacks  # noqa: F401 (short names in YAML)
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from callbacks.guards import Guards
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.logs import TableLogger
 
@@ -77,7 +77,10 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("high")
     try:
         NoduleForgeCLI(
-            args=args, parser_class=OneLineParser, save_config_kwargs={"overwrite": True}
+            args=args,
+            parser_class=OneLineParser,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [Guards()]},
         )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped

@@ -34,7 +34,7 @@ from lightning_modules.core.composition import (
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import generator
+from lightning_modules.core.randomness import Streams
 from lightning_modules.core.zipping import (
     add_coefficients,
     coefficient_overlap,
@@ -94,7 +94,7 @@ class SeveralAdapters(AdaptedDiffusion):
         self.merging = merging or Weighted()
 
     @abstractmethod
-    def learn(self, name: str, batch: NoduleBatch, stream: torch.Generator) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
         """Losses of one adapter's batch, before their weights; `diffusion` is the main one."""
 
     @abstractmethod
@@ -119,12 +119,18 @@ class SeveralAdapters(AdaptedDiffusion):
             raise ValueError(message)
         total = torch.zeros((), device=self.device)
         for name in self.adapters:
-            keys = (self.seed, self.global_step, self.global_rank, batch_idx)
-            losses = self.learn(name, batch[name], generator("train", name, *keys))
+            keys = (self.seed, self.current_epoch, batch_idx)
+            losses = self.learn(name, batch[name], self.streams(batch[name], name, *keys))
             self.log_dict({f"train/{loss}/{name}": value for loss, value in losses.items()})
             total = total + self.weighted(losses)
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total + self.coupling()
+
+    def trial_loss(self, batch: NoduleBatch) -> Tensor:
+        """The loss of a step that is not taken, in which every adapter has this batch."""
+        streams = Streams([("trial", place) for place in range(len(batch["index"]))])
+        losses = [self.weighted(self.learn(name, batch, streams)) for name in self.adapters]
+        return torch.stack(losses).sum()
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
         """Losses, and for each pair of adapters whether they act on the same places.
@@ -133,8 +139,7 @@ class SeveralAdapters(AdaptedDiffusion):
         """
         super().validation_step(batch, batch_idx)
         network = cast(Denoiser, self.ema.module)
-        stream = generator("evaluate", self.seed, *batch["index"].tolist())
-        denoising = self.denoise(network, batch, stream, dropout=False)
+        denoising = self.denoise(network, batch, self.evaluation_streams(batch), dropout=False)
         question = (denoising.x_t, denoising.timestep, denoising.conditioning)
         with base_alone(network):
             base = network(*question)
@@ -201,10 +206,10 @@ class CXRComposition(SeveralAdapters):
             else:
                 load_adapter(self.denoiser, name, folder)
 
-    def learn(self, name: str, batch: NoduleBatch, stream: torch.Generator) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
         """Losses of one adapter alone."""
         activate(self.denoiser, {name: 1.0})
-        denoising = self.denoise(self.denoiser, batch, stream, dropout=True)
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
         return self.losses(self.denoiser, batch, denoising)
 
     def coupling(self) -> Tensor:
@@ -268,11 +273,11 @@ class CXRZip(SeveralAdapters):
             load_adapter(self.denoiser, name, cast(Path, folder))
         add_coefficients(self.denoiser)
 
-    def learn(self, name: str, batch: NoduleBatch, stream: torch.Generator) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
         """How far the answer with all adapters is from that with one alone."""
         network = self.denoiser
         activate(network, dict.fromkeys(self.adapters, 1.0))
-        merged = self.denoise(network, batch, stream, dropout=True)
+        merged = self.denoise(network, batch, streams, dropout=True)
         activate(network, {name: 1.0})
         use_coefficients(network, on=False)
         with torch.no_grad():

@@ -25,7 +25,7 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.histogram import bin_centers, soft_histogram
 from lightning_modules.core.process import DiffusionProcess, Predict, Solver
-from lightning_modules.core.randomness import generator, sample_noise
+from lightning_modules.core.randomness import Streams, generator, sample_noise
 from lightning_modules.core.region import feather, fill, paste, synthesized, touched
 from lightning_modules.core.regularizer import Estimate, Regularizer
 from lightning_modules.core.schedule import training_steps, warmup_cosine
@@ -209,37 +209,48 @@ class NoduleDiffusion(LightningModule):
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """One step: diffusion loss and regularizers."""
-        stream = generator("train", self.seed, self.global_step, self.global_rank, batch_idx)
-        denoising = self.denoise(self.denoiser, batch, stream, dropout=True)
+        streams = self.streams(batch, "train", self.seed, self.current_epoch, batch_idx)
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
         losses = self.losses(self.denoiser, batch, denoising)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
         return self.weighted(losses)
 
+    def trial_loss(self, batch: NoduleBatch) -> Tensor:
+        """The loss of a step that is not taken, to see what memory it needs."""
+        streams = Streams([("trial", place) for place in range(len(batch["index"]))])
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
+        return self.weighted(self.losses(self.denoiser, batch, denoising))
+
+    def streams(self, batch: NoduleBatch, *keys: int | str) -> Streams:
+        """Where a step's batch draws from; several processes draw what one would."""
+        size = len(batch["index"])
+        return Streams.of_step(size, self.global_rank, self.trainer.world_size, *keys)
+
     def denoise(
-        self, denoiser: Denoiser, batch: NoduleBatch, stream: torch.Generator, dropout: bool
+        self, denoiser: Denoiser, batch: NoduleBatch, streams: Streams, dropout: bool
     ) -> Denoising:
         """Put noise on a batch and ask the network for what training wants of it.
 
         Args:
             denoiser: the network; the one in training or the averaged one.
             batch: nodules, with cached latents or without.
-            stream: where timesteps, noise and dropout are drawn from.
+            streams: where timesteps, noise and dropout are drawn from.
             dropout: whether conditions are withheld.
         """
         latents = self._latents(batch)
         mask = batch["mask"]
         _, region = self._region(mask)
         mean, logvar = latents["latent_mean"], latents["latent_logvar"]
-        draw = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=stream).to(mean)
+        draw = mean + torch.exp(0.5 * logvar) * streams.normal(mean)
         context = self.codec.standardize(latents["context"])
         # outside the region the model meets what it will meet in synthesis
         latent = torch.where(region > 0, self.codec.standardize(draw), context)
 
-        timestep = self.process.draw_timesteps(len(mask), stream).to(mask.device)
-        noise = torch.randn(latent.shape, generator=stream).to(latent)
+        timestep = self.process.timesteps_at(streams.uniform()).to(mask.device)
+        noise = streams.normal(latent)
         x_t = self.process.add_noise(latent, noise, timestep)
-        withheld = self._dropout(len(mask), stream) if dropout else None
+        withheld = self._dropout(streams) if dropout else None
         conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
         output = denoiser(x_t, timestep, conditioning)
         return Denoising(latent, noise, timestep, x_t, region, conditioning, output)
@@ -277,11 +288,11 @@ class NoduleDiffusion(LightningModule):
             total = total + cast(Regularizer, regularizer).weight * losses[name]
         return total
 
-    def _dropout(self, size: int, stream: torch.Generator) -> dict[str, Tensor]:
-        together = torch.rand(size, generator=stream) < self.head.joint_dropout
+    def _dropout(self, streams: Streams) -> dict[str, Tensor]:
+        together = streams.uniform() < self.head.joint_dropout
         withheld = {}
         for name, conditioner in self.head.conditioners.items():
-            alone = torch.rand(size, generator=stream) < conditioner.dropout
+            alone = streams.uniform() < conditioner.dropout
             where = alone | together if conditioner.guided else alone
             withheld[name] = where.to(self.device)
         return withheld
@@ -335,10 +346,14 @@ class NoduleDiffusion(LightningModule):
             batch = {**batch, "histogram": drawn}
         return self.sample(batch)
 
+    def evaluation_streams(self, batch: NoduleBatch) -> Streams:
+        """Where validation draws from: for each nodule the same in every epoch."""
+        return Streams([("evaluate", self.seed, index) for index in batch["index"].tolist()])
+
     def _evaluate(self, batch: NoduleBatch, split: str) -> None:
-        stream = generator("evaluate", self.seed, *batch["index"].tolist())
+        streams = self.evaluation_streams(batch)
         network = cast(Denoiser, self.ema.module)
-        denoising = self.denoise(network, batch, stream, dropout=False)
+        denoising = self.denoise(network, batch, streams, dropout=False)
         losses = self.losses(network, batch, denoising)
         named = {f"{split}/{name}": value for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)

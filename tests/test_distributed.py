@@ -94,6 +94,61 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, films: Path) 
     assert {name.split(".")[-2] for name in updated} == {"calcified", "irregular"}
 
 
+def test_two_processes_train_what_one_does_on_the_same_global_batch(
+    tmp_path: Path, store: Path, films: Path
+) -> None:
+    """The diffusion model with dropout of conditions, and two adapters side by side."""
+    fractions = [0.5, 0.25, 0.25]
+    data: dict[str, Any] = {"root": str(store), "select": None, "roi_size": 16, "cache_dir": None}
+    data |= {"fractions": fractions}
+    model: dict[str, Any] = {"codec": CODEC}
+    overlay: dict[str, Any] = {"model": {"init_args": model}, "trainer": {"callbacks": None}}
+    # the regularizer is a mean over the nodules that are large enough, of each process by itself
+    plain = ["ct/diffusion", "ablations/ct/conditioning_only"]
+
+    def both(stages: list[str], parts: list[dict[str, Any]], name: str) -> Path:
+        checkpoints = []
+        for processes in (1, 2):
+            for part in parts:
+                part["batch_size"] = 4 // processes
+            checkpoints.append(fit(stages, overlay, tmp_path / f"{name}{processes}", processes))
+        weights = [torch.load(path, weights_only=True)["state_dict"] for path in checkpoints]
+        moved = 0
+        for key, value in weights[0].items():
+            if not torch.is_tensor(value):
+                continue
+            torch.testing.assert_close(weights[1][key], value, atol=2e-5, rtol=1e-4, equal_nan=True)
+            moved += int(not torch.equal(weights[1][key], value))
+        assert moved > 0  # they are two computations, not one file
+        return checkpoints[0]
+
+    overlay["data"] = {"init_args": data}
+    codec = both(["ct/autoencoder"], [data], "autoencoder")
+    model |= {"autoencoder": str(codec), "unet": UNET | {"attention": [False, True]}}
+    both(plain, [data], "diffusion")
+
+    flat = CODEC | {"spatial_dims": 2}
+    normal = {"root": str(films), "roi_size": 32, "cache_dir": None, "fractions": fractions}
+    films_of = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
+    nodules = data | {"roi_size": 32, "hosts": films_of, "films_per_nodule": 2}
+    overlay["data"]["init_args"] = normal | {"batch_size": 2}
+    model = overlay["model"]["init_args"] = {"codec": flat}
+    codec = fit(["cxr/autoencoder"], overlay, tmp_path / "flat", 1)
+    model |= {"autoencoder": str(codec), "init_from": None}
+    model |= {"unet": UNET | {"attention": [False, True]}}
+    overlay["data"]["init_args"] = nodules | {"batch_size": 2}
+    base = fit(["cxr/diffusion"], overlay, tmp_path / "base", 1)
+    model |= {"init_from": str(base), "adapters": {"calcified": None, "irregular": None}}
+    parts = {name: nodules | {"only": {name: 1}} for name in ("calcified", "irregular")}
+    overlay["data"]["init_args"] = {
+        "parts": {
+            name: {"class_path": "SuperimposedDataModule", "init_args": part}
+            for name, part in parts.items()
+        }
+    }
+    both(["cxr/diffusion", "cxr/composition"], list(parts.values()), "composition")
+
+
 def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: Path) -> None:
     """An odd number of nodules, batches of another size, and a process without any nodule."""
     metrics = {

@@ -140,7 +140,7 @@ def attention_overlap(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
 
 
 def localization_loss(output: Tensor, base: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared change of the network's answer outside the nodule, a scalar.
+    """Mean squared change of the network's answer outside the nodule, a scalar: the samples' mean.
 
     Args:
         output: with the adapter, `(B, C, *latent)`.
@@ -149,7 +149,8 @@ def localization_loss(output: Tensor, base: Tensor, mask: Tensor) -> Tensor:
     """
     outside = 1 - touched(mask, mask.shape[-1] // output.shape[-1])
     change = (output - base).square().mean(1, keepdim=True)
-    return (change * outside).sum() / outside.sum().clamp(min=1)
+    each = (change * outside).flatten(1).sum(1) / outside.flatten(1).sum(1).clamp(min=1)
+    return each.mean()
 
 
 def _inside(mask: Tensor, voxels: int) -> Tensor:

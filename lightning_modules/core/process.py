@@ -77,12 +77,14 @@ class DiffusionProcess(nn.Module):
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
-    def draw_timesteps(self, size: int, generator: torch.Generator) -> Tensor:
-        """Timesteps to train at, `(size,)` on the CPU, as dense as the sampler takes them."""
-        if self.prediction != "flow":
-            return torch.randint(self.timesteps, (size,), generator=generator)
-        share = torch.rand(size, generator=generator)
-        share = self.shift * share / (1 + (self.shift - 1) * share)
+    def timesteps_at(self, share: Tensor) -> Tensor:
+        """Timesteps to train at, `(B,)`, as dense as the sampler takes them.
+
+        Args:
+            share: `(B,)`, uniform in [0, 1).
+        """
+        if self.prediction == "flow":
+            share = self.shift * share / (1 + (self.shift - 1) * share)
         # the largest float below 1 may be rounded up to it
         return (share * self.timesteps).long().clamp(max=self.timesteps - 1)
 

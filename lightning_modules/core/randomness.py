@@ -10,8 +10,8 @@ from torch import Tensor
 def generator(*keys: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on `keys` alone.
 
-    Training draws from one keyed by seed, step and rank: a resumed run continues bit for bit, with
-    no generator state to save.
+    Training draws from generators keyed by seed, epoch, batch and place: a resumed run continues
+    bit for bit, with no generator state to save.
     """
     digest = hashlib.sha256(repr(keys).encode()).digest()
     # manual_seed takes 63 bits
@@ -30,3 +30,31 @@ def sample_noise(index: Tensor, shape: Sequence[int], seed: int) -> Tensor:
     """
     noise = [torch.randn(shape, generator=generator("noise", seed, i)) for i in index.tolist()]
     return torch.stack(noise).to(index.device)
+
+
+class Streams:
+    """A stream of random numbers for each sample of a batch.
+
+    What a sample draws does not depend on which other samples share its batch or its process:
+    training on several processes is training on one with the same global batch.
+
+    Args:
+        keys: of each sample.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int | str, ...]]) -> None:
+        self.generators = [generator(*each) for each in keys]
+
+    @classmethod
+    def of_step(cls, size: int, rank: int, world_size: int, *keys: int | str) -> "Streams":
+        """Streams of a training step, in which process `rank` has every n-th sample."""
+        return cls([(*keys, place) for place in range(rank, size * world_size, world_size)])
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape `(B, ...)` and on the device of `like`."""
+        drawn = [torch.randn(like.shape[1:], generator=stream) for stream in self.generators]
+        return torch.stack(drawn).to(like)
+
+    def uniform(self) -> Tensor:
+        """Numbers uniform in [0, 1), `(B,)` on the CPU."""
+        return torch.cat([torch.rand(1, generator=stream) for stream in self.generators])

@@ -85,7 +85,7 @@ def test_a_shift_multiplies_noise_over_signal(shift: float, schedule: Any) -> No
 
 def test_shifted_flow_is_trained_where_the_sampler_goes() -> None:
     process = DiffusionProcess("flow", shift=3.0)
-    drawn = process.draw_timesteps(100_000, generator("test", 0)).double()
+    drawn = process.timesteps_at(torch.rand(100_000, generator=generator("test", 0))).double()
     share = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
     expected = 3 * share / (1 + 2 * share)
     torch.testing.assert_close(drawn.quantile(share) / T, expected, atol=0.01, rtol=0)
@@ -95,7 +95,8 @@ def test_shifted_flow_is_trained_where_the_sampler_goes() -> None:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_timesteps_are_drawn_evenly_without_a_shift(prediction: Any) -> None:
-    drawn = DiffusionProcess(prediction).draw_timesteps(100_000, generator("test", 0))
+    share = torch.rand(100_000, generator=generator("test", 0))
+    drawn = DiffusionProcess(prediction).timesteps_at(share)
     assert drawn.min() == 0
     assert drawn.max() == T - 1
     counts = torch.bincount(drawn // 100, minlength=10)

@@ -1,0 +1,104 @@
+"""What stops a run before it does harm, and says how to mend it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from datamodules.files import written_whole
+
+MEMORY_KNOBS = (
+    "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "
+    "model.init_args.unet.checkpointing to true, lower data.init_args.roi_size, or take "
+    "trainer.precision bf16-mixed"
+)
+
+
+class Guards(Callback):
+    """Watches over training; every `lightning` command has it.
+
+    - A loss that is not finite ends the run before it reaches the weights; the batch's nodules are
+      written to `non_finite.json`.
+    - Before the first step it says how much memory the weights and one batch will take.
+    - When memory does run out, it says which settings help.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Estimate the memory of a step."""
+        fixed = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+        # gradients and two moments of AdamW
+        trained = [p for p in pl_module.parameters() if p.requires_grad]
+        fixed += 3 * sum(p.numel() * p.element_size() for p in trained)
+        told = f"Memory: {fixed / 2**20:,.0f} MiB for weights, gradients and optimizer"
+        module: Any = pl_module
+        if hasattr(module, "trial_loss"):
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            batch = next(iter(data.statistics_batches()))
+            batch = trainer.strategy.batch_to_device(batch, pl_module.device)
+            size = len(batch["index"])
+            with trainer.precision_plugin.forward_context():
+                kept = saved_bytes(lambda: module.trial_loss(batch)) * data.batch_size // size
+            told += f", about {kept / 2**20:,.0f} MiB for a batch of {data.batch_size}"
+        rank_zero_info(told)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember which nodules are in the batch."""
+        parts = {"": batch} if "index" in batch else batch
+        self.nodules = {part: list(nodules["name"]) for part, nodules in parts.items()}
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Stop at a loss that is not finite.
+
+        Raises:
+            RuntimeError: If the loss is not finite.
+        """
+        if bool(torch.isfinite(loss.detach()).all()):
+            return
+        path = Path(trainer.default_root_dir) / "non_finite.json"
+        found = {
+            "step": trainer.global_step,
+            "rank": trainer.global_rank,
+            "loss": str(loss.item()),
+            "nodules": self.nodules,
+        }
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(found, indent=2) + "\n")
+        message = (
+            f"The loss is {loss.item()} at step {trainer.global_step}: look at the nodules of its "
+            f"batch, listed in {path}, lower model.init_args.learning_rate, or set "
+            "trainer.gradient_clip_val. The last checkpoint is from before."
+        )
+        raise RuntimeError(message)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Say what helps when memory has run out."""
+        told = str(exception)
+        if isinstance(exception, torch.OutOfMemoryError) or "can't allocate memory" in told:
+            message = f"Memory has run out: {MEMORY_KNOBS}."
+            exception.add_note(message)
+
+
+def saved_bytes(function: Any) -> int:
+    """Bytes of the tensors that a function keeps for its backward pass, each counted once."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        kept = function()
+    del kept
+    return sum(seen.values())
