@@ -202,7 +202,7 @@ class CXRComposition(SeveralAdapters):
             if folder is None:
                 first = self.adapter.basis
                 basis = None if first is None else first + number
-                add_adapter(self.denoiser, name, replace(self.adapter, basis=basis))
+                add_adapter(self.denoiser, name, replace(self.adapter, basis=basis), self.seed)
             else:
                 load_adapter(self.denoiser, name, folder)
 

@@ -287,7 +287,7 @@ class CXRAdapter(AdaptedDiffusion):
 
     def place_adapters(self) -> None:
         """Put a new adapter on the base."""
-        add_adapter(self.denoiser, self.characteristic, self.adapter)
+        add_adapter(self.denoiser, self.characteristic, self.adapter, self.seed)
         rank_zero_info(
             f"Adapter {self.characteristic}: effective factor {self.adapter.factor:g} in training, "
             f"{sum(self.strengths.values()) * self.adapter.factor:g} in synthesis"

@@ -1,5 +1,6 @@
 """Named low-rank adapters (LoRA, Hu et al. 2022) on a frozen denoiser, kept by peft."""
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,8 +75,14 @@ def subtlety_strength(subtlety: float) -> float:
     return float(2 ** (2 + subtlety))
 
 
-def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig) -> None:
+def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int = 0) -> None:
     """Freeze the denoiser and put a new adapter on its UNet; it changes nothing yet (B is 0).
+
+    Args:
+        denoiser: the base, with adapters or without.
+        name: the adapter's.
+        config: its size.
+        seed: of A, which depends on it and on the names alone: every process begins alike.
 
     Raises:
         ValueError: If there is an adapter of that name, or no layer that is to be adapted.
@@ -95,8 +102,11 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig) -> None:
     except ValueError as error:
         message = f"The adapter's targets {config.targets!r} fit no layer of the UNet ({error})."
         raise ValueError(message) from error
-    if config.basis is not None:
-        for low in updates(denoiser, name):
+    for low in updates(denoiser, name):
+        # as peft does, which draws from the global generator
+        stream = generator("adapter", seed, name, low.site)
+        nn.init.kaiming_uniform_(low.a, math.sqrt(5), generator=stream)
+        if config.basis is not None:
             with torch.no_grad():
                 low.a.copy_(_basis(low.site, low.a, config.basis))
             low.a.fixed = True  # type: ignore[attr-defined]

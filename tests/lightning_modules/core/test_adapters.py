@@ -173,6 +173,23 @@ def test_the_slider_is_the_papers() -> None:
     assert subtlety_strength(2.5) == pytest.approx(2**4.5)
 
 
+def test_an_adapter_begins_as_its_seed_says_whatever_was_drawn_before() -> None:
+    begun = []
+    for seed, name in ((0, "a1"), (0, "a1"), (1, "a1"), (0, "a2")):
+        denoiser = build()
+        torch.manual_seed(len(begun))
+        add_adapter(denoiser, name, CONFIG, seed)
+        begun.append([low.a.detach().clone() for low in updates(denoiser, name)])
+    first, again, *others = begun
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in others:
+        assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    for layer in first:  # uniform within 1 / sqrt(in)
+        bound = layer.shape[1] ** -0.5
+        assert layer.abs().max() <= bound
+        assert layer.std().item() == pytest.approx(bound / 3**0.5, rel=0.3)
+
+
 def test_orthogonal_bases_never_meet_and_stay(tmp_path: Path) -> None:
     """Orthogonal Adaptation: trained one by one, two adapters do not overlap in what they read."""
     bases = []
