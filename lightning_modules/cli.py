@@ -2,21 +2,28 @@
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import datamodules  # noqa: F401
-import lightning_modules  # noqa: F401
+import callbacks
+import datamodules
+import lightning_modules
 from callbacks.guards import Guards
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.logs import TableLogger
+
+PACKAGES = [
+    Path(str(package.__file__)).parent for package in (callbacks, datamodules, lightning_modules)
+]
 
 
 class OneLineParser(LightningArgumentParser):
@@ -67,12 +74,25 @@ class NoduleForgeCLI(LightningCLI):
                 TableLogger(root / table),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
-        kwargs["plugins"] = [*(settings.plugins or []), WholeCheckpointIO()]
+        plugins = [*(settings.plugins or []), WholeCheckpointIO()]
+        if SLURMEnvironment.detect():
+            # Lightning's own way to requeue leaves a checkpoint that later runs would prefer
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        kwargs["plugins"] = plugins
         return super().instantiate_trainer(**kwargs)
 
 
+def is_told(error: BaseException) -> bool:
+    """Whether an error was raised by this project, whose messages are sentences for users."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return any(Path(raised_in).is_relative_to(package) for package in PACKAGES)
+
+
 def main(args: ArgsType = None) -> None:
-    """Run the command; `args` stands for the command line in tests."""
+    """Run the command; `args` stands for the command line in tests.
+
+    What a user can mend ends with status 2 and one line on stderr, without a traceback.
+    """
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
     try:
@@ -84,6 +104,11 @@ def main(args: ArgsType = None) -> None:
         )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped
+    except (ValueError, OSError, RuntimeError) as error:
+        if not is_told(error):
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

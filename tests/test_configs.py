@@ -102,6 +102,40 @@ def test_a_mistake_is_one_line_that_names_it(
     assert named in answer
 
 
+def test_what_a_user_can_mend_is_one_line_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(CONFIGS / "ct/diffusion.yaml"), "--trainer.accelerator", "cpu"]
+    config += ["--data.init_args.root", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *config])
+    assert ended.value.code == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "nodules.csv" in last
+
+
+def test_nodes_and_tasks_that_do_not_match_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"NTASKS": 4, "NTASKS_PER_NODE": 4, "NNODES": 1, "JOB_NAME": "x"}
+    for name, value in {**settings, "NODEID": 0, "PROCID": 0, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    config = ["--config", str(CONFIGS / "ct/diffusion.yaml"), "--trainer.accelerator", "cpu"]
+    config += ["--trainer.default_root_dir", str(tmp_path), "--trainer.devices", "2"]
+    with pytest.raises(ValueError, match=r"`devices=2` .* `--ntasks-per-node=4` does not match"):
+        main(["fit", *config])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_strategies_parse(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*arguments("ct/diffusion.yaml"), "--trainer.strategy", strategy, "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["strategy"] == strategy
+
+
 def test_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
