@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/fidelity.py NAME=RUN,RUN,... NAME=RUN,RUN,...
 
-The runs of a name are its seeds, in the same order for each; every run's `fidelity.csv` was
+The runs of a name are its seeds, in the same order for each; every run's `fidelity*.csv` were
 written by `CharacteristicFidelity` on the same nodules. Of each nodule, seed and combination: the
 mean, over the characteristics asked for, of the classifier's probability minus that for the base's
 nodule. Intervals are 95 % bootstraps over patients and seeds. The first name is the reference of
-the differences.
+the differences. A second table has the mean gain of each characteristic.
 """
 
 import sys
@@ -20,27 +20,33 @@ from noduleforge.compare import bootstrap
 BASE = "base"
 
 
-def gains(runs: list[Path], bases: list[Path]) -> dict[tuple[str, str], pd.DataFrame]:
-    """For each merging and combination the gain, nodules in rows, seeds in columns."""
+def read(runs: list[Path], bases: list[Path]) -> pd.DataFrame:
+    """What the classifier says more than of the base's nodule, in every case."""
     parts = []
     for seed, (run, base) in enumerate(zip(runs, bases, strict=True)):
-        table = pd.read_csv(run / "fidelity.csv")
+        table = pd.concat([pd.read_csv(path) for path in sorted(run.glob("fidelity*.csv"))])
         before = pd.read_csv(base / "fidelity.csv")
         before = before[before["combination"] == BASE]
         before = before.set_index(["name", "characteristic"])["probability"]
-        asked = table[(table["asked"] == 1) & (table["combination"] != BASE)]
-        asked = asked.join(before.rename("before"), on=["name", "characteristic"])
-        asked["gain"] = asked["probability"] - asked["before"]
-        asked["shown"] = (asked["probability"] > 0.5).astype(float)
-        keys = ["merging", "combination", "patient_id", "name"]
-        part = asked.groupby(keys).agg(gain=("gain", "mean"), shown=("shown", "min"))
-        parts.append(part.reset_index().assign(seed=seed))
-    whole = pd.concat(parts)
+        table = table[table["combination"] != BASE]
+        table = table.join(before.rename("before"), on=["name", "characteristic"])
+        parts.append(table.assign(gain=table["probability"] - table["before"], seed=seed))
+    return pd.concat(parts)
+
+
+def asked_gains(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """For each merging and combination the gain, nodules in rows, seeds in columns."""
+    asked = table[table["asked"] == 1]
+    asked = asked.assign(shown=(asked["probability"] > 0.5).astype(float))
+    keys = ["merging", "combination", "patient_id", "name", "seed"]
+    whole = asked.groupby(keys, sort=False).agg(gain=("gain", "mean"), shown=("shown", "min"))
     return {
         (str(merging), str(combination)): part.pivot_table(
             "gain", ["patient_id", "name"], "seed"
         ).assign(shown=part.groupby(["patient_id", "name"])["shown"].mean())
-        for (merging, combination), part in whole.groupby(["merging", "combination"], sort=False)
+        for (merging, combination), part in whole.reset_index().groupby(
+            ["merging", "combination"], sort=False
+        )
     }
 
 
@@ -56,15 +62,17 @@ def main() -> None:
     """Print a Markdown table."""
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    arms = {}
-    for word in sys.argv[1:]:
-        name, _, runs = word.partition("=")
-        arms[name] = [Path(run) for run in runs.split(",")]
-    bases = next(iter(arms.values()))
+    words = [word.partition("=")[::2] for word in sys.argv[1:]]
+    arms = [(name, [Path(run) for run in runs.split(",")]) for name, runs in words]
+    bases = arms[0][1]
+    tables: dict[str, pd.DataFrame] = {}
+    for name, runs in arms:  # a name may come again with more ways of merging
+        table = read(runs, bases[: len(runs)])
+        tables[name] = pd.concat([tables[name], table]) if name in tables else table
     found = {
-        (f"{name}, {merging}", combination): table
-        for name, runs in arms.items()
-        for (merging, combination), table in gains(runs, bases[: len(runs)]).items()
+        (f"{name}, {merging}", combination): part
+        for name, table in tables.items()
+        for (merging, combination), part in asked_gains(table).items()
     }
     reference = next(iter(found))[0]
     print(
@@ -81,6 +89,11 @@ def main() -> None:
                 difference = told(table.drop(columns="shown") - theirs.drop(columns="shown"))
             shown = f"{100 * table['shown'].mean():.0f} %"
             print(f"| {combination} | {way} | {told(table)} | {difference} | {shown} |")
+    whole = pd.concat([table.assign(adapters=name) for name, table in tables.items()])
+    keys = ["combination", "adapters", "merging"]
+    each = whole.pivot_table("gain", keys, "characteristic", sort=False)
+    print("\nMean gain of each characteristic, asked for or not:\n")
+    print(each.to_string(float_format="{:+.3f}".format))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class CharacteristicFidelity(Callback):
     """Let a classifier say how often synthetic nodules show what was asked for.
 
     Every nodule to be predicted is synthesized with each combination of adapters (or labels), in
-    the same place, from the same noise. Writes `fidelity.csv`: one nodule, way of merging,
+    the same place, from the same noise. Writes a table: one nodule, way of merging,
     combination and characteristic a row.
 
     Args:
@@ -131,6 +131,7 @@ class CharacteristicFidelity(Callback):
         combinations: for each name the adapters that take part and their strengths; an adapter is
             named like the characteristic that it is for. None of them is the base.
         mergings: for each name a way in which adapters take part together; by default the model's.
+        file: name of the table.
     """
 
     def __init__(
@@ -138,9 +139,10 @@ class CharacteristicFidelity(Callback):
         classifier: Path,
         combinations: dict[str, dict[str, float]],
         mergings: dict[str, Merging] | None = None,
+        file: str = "fidelity.csv",
     ) -> None:
         super().__init__()
-        self.path, self.combinations = classifier, combinations
+        self.path, self.combinations, self.file = classifier, combinations, file
         self.mergings: Mapping[str, Merging | None] = mergings or {"default": None}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -188,7 +190,7 @@ class CharacteristicFidelity(Callback):
         table = pd.DataFrame(gather_rows(self.rows))
         if not trainer.is_global_zero:
             return
-        path = f"{trainer.default_root_dir}/fidelity.csv"
+        path = f"{trainer.default_root_dir}/{self.file}"
         with written_whole(path) as temporary:
             table.to_csv(temporary, index=False)
         shares = table.assign(shown=table["probability"] > 0.5).pivot_table(

@@ -30,6 +30,7 @@ BASE = {
     "cxr/zip.yaml": ["cxr/diffusion.yaml", "cxr/composition.yaml"],
     "cxr/labels.yaml": ["cxr/diffusion.yaml"],
     "cxr/fidelity.yaml": ["cxr/diffusion.yaml"],
+    "cxr/mergings.yaml": ["cxr/diffusion.yaml", "cxr/fidelity.yaml"],
     "cxr/autoencoder_gpu.yaml": ["cxr/autoencoder.yaml"],
     "cxr/pretrain_gpu.yaml": ["cxr/pretrain.yaml"],
     "cxr/diffusion_gpu.yaml": ["cxr/diffusion.yaml"],
@@ -78,7 +79,8 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     resolved = yaml.safe_load(capsys.readouterr().out)
     assert resolved["model"]["class_path"].startswith("lightning_modules.")
     assert resolved["trainer"]["default_root_dir"].startswith("runs/")
-    reads_folders = name in ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml")
+    of_folders = ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml", "cxr/mergings.yaml")
+    reads_folders = name in of_folders
     assert resolved["ckpt_path"] == (None if reads_folders else "last")
 
 

@@ -96,7 +96,8 @@ def test_medicalnet_sees_volumes(tmp_path: Path) -> None:
     volume = torch.rand(2, 1, 16, 16, 16)
     axes = (1, 2, 3, 4)
     normal = (volume - volume.mean(axes, keepdim=True)) / volume.std(axes, keepdim=True)
-    torch.testing.assert_close(extractor(volume), network(normal))
+    # random weights give features of any size: only the relative error counts
+    torch.testing.assert_close(extractor(volume), network(normal), rtol=1e-4, atol=0)
     assert list(extractor.views(volume)) == ["volume"]
     with pytest.raises(ValueError, match="sees volumes, but these are images"):
         extractor.view_names(2)

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Adapters on real nodules and films: fidelity of every combination and way of merging, FID against labels.
+# Before it, data/lidc and data/chestxray14 must be there (or links to them).
+# Usage: benchmarks/composition.sh [SEED ...]     (default seeds: 0 1 2)
+set -euo pipefail
+seeds=("$@")
+[ $# -gt 0 ] || seeds=(0 1 2)
+names=(calcified irregular inhomogeneous)
+stage2=(--config configs/cxr/diffusion.yaml)
+scratch=(--data.init_args.batch_size 16 --trainer.max_steps 2000)
+
+folders() { # of the adapters, where NAME stands for theirs
+    local name all=
+    for name in "${names[@]}"; do all+="${all:+, }$name: ${1//NAME/$name}/adapters/$name"; done
+    echo "{$all}"
+}
+
+lightning fit --config configs/cxr/autoencoder.yaml
+lightning fit "${stage2[@]}" "${scratch[@]}" --model.init_args.init_from null \
+    --model.init_args.autoencoder runs/cxr/autoencoder/checkpoints/last.ckpt
+lightning fit "${stage2[@]}" --config configs/cxr/labels.yaml "${scratch[@]}"
+for command in fit test; do
+    lightning $command --config configs/downstream/cxr_characteristics.yaml
+done
+
+for seed in "${seeds[@]}"; do
+    init=(--model.init_args.init_from runs/cxr/diffusion/checkpoints/last.ckpt)
+    seeded=("${init[@]}" --seed_everything "$seed" --model.init_args.seed "$seed")
+    number=0
+    for name in "${names[@]}"; do
+        one=("${stage2[@]}" --config configs/cxr/adapter.yaml "${seeded[@]}" --trainer.max_steps 400
+            --data.init_args.only "{$name: 1}" --model.init_args.characteristic "$name")
+        lightning fit "${one[@]}" --trainer.default_root_dir "runs/cxr/$name-$seed"
+        lightning fit "${one[@]}" --model.init_args.adapter.basis $number \
+            --trainer.default_root_dir "runs/cxr/bases-$name-$seed"
+        number=$((number + 1))
+    done
+    separate=$(folders "runs/cxr/NAME-$seed")
+    together=("${stage2[@]}" --config configs/cxr/composition.yaml
+        --model.init_args.adapters "$separate" --trainer.max_steps 300 "${seeded[@]}")
+    lightning fit "${together[@]}" --trainer.default_root_dir "runs/cxr/orthogonal-$seed"
+    lightning fit "${together[@]}" --config configs/ablations/cxr/apart.yaml \
+        --trainer.default_root_dir "runs/cxr/apart-$seed"
+    lightning fit "${together[@]}" --config configs/cxr/zip.yaml --trainer.max_steps 100 \
+        --model.init_args.adapters "$separate" --trainer.default_root_dir "runs/cxr/zip-$seed"
+
+    judge=("${stage2[@]}" --config configs/cxr/fidelity.yaml --trainer.limit_predict_batches 3)
+    for set in separate bases orthogonal apart zip; do
+        case $set in
+            separate) adapters=$separate ;;
+            bases) adapters=$(folders "runs/cxr/bases-NAME-$seed") ;;
+            *) adapters=$(folders "runs/cxr/$set-$seed") ;;
+        esac
+        lightning predict "${judge[@]}" --model.init_args.adapters "$adapters" \
+            --trainer.default_root_dir "runs/cxr/fidelity-$set-$seed"
+    done
+    lightning predict "${judge[@]}" --config configs/cxr/mergings.yaml \
+        --model.init_args.adapters "$separate" \
+        --trainer.default_root_dir "runs/cxr/fidelity-mergings-$seed"
+
+    fid=(--config benchmarks/fid.yaml --data.init_args.films_per_nodule 8
+        --data.init_args.batch_size 32 --model.init_args.sampling.seed $((1000 * seed)))
+    for name in "${names[@]}"; do
+        of=("${fid[@]}" --model.init_args.strengths "{$name: 1.0}" --data.init_args.only "{$name: 1}")
+        lightning test "${stage2[@]}" --config configs/cxr/fidelity.yaml "${of[@]}" \
+            --model.init_args.adapters "$separate" \
+            --trainer.default_root_dir "runs/cxr/fid-adapter-$name-$seed"
+        lightning test "${stage2[@]}" --config configs/cxr/labels.yaml "${of[@]}" \
+            --ckpt_path runs/cxr/labels/checkpoints/last.ckpt \
+            --trainer.default_root_dir "runs/cxr/fid-labels-$name-$seed"
+    done
+done
+
+of_seeds() { local seed all=; for seed in "${seeds[@]}"; do all+="${all:+,}runs/cxr/$1-$seed${2:-}"; done; echo "$all"; }
+python benchmarks/fidelity.py "separate=$(of_seeds fidelity-separate)" \
+    "apart=$(of_seeds fidelity-apart)" "orthogonal=$(of_seeds fidelity-orthogonal)" \
+    "bases=$(of_seeds fidelity-bases)" "zip=$(of_seeds fidelity-zip)" \
+    "separate=$(of_seeds fidelity-mergings)"
+python benchmarks/overlap.py "apart=$(of_seeds apart /adapters)" \
+    "orthogonal=$(of_seeds orthogonal /adapters)" "zip=$(of_seeds zip /adapters)"
