@@ -23,4 +23,5 @@ for seed in "${seeds[@]}"; do
         done
     done
 done
-python benchmarks/paired.py --arm runs/ct/regularized-* --reference runs/ct/conditioning_only-*
+noduleforge compare runs/ct/regularized-* runs/ct/conditioning_only-* \
+    --reference conditioning_only --out runs/ct/comparison

@@ -168,10 +168,8 @@ SMALL_UNET = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if "cxr" not in name])
-def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) -> None:
-    """Fit, resume, test and predict with everything that the config chooses but its size."""
-    root = tmp_path / "run"
+def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
+    """Arguments of a small run of a CT config; stage 2's comes after a fit of stage 1."""
     stage2 = "autoencoder" not in name
     overlay = copy.deepcopy(SHRUNKEN)
     overlay["model"] = {"init_args": {"codec": dict(SMALL_CODEC)}}
@@ -181,12 +179,21 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
         overlay["data"]["init_args"]["predict_csv"] = None
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(overlay))
-    config = [*arguments(name), "--config", str(small), "--trainer.default_root_dir", str(root)]
+    config = [*arguments(name), "--config", str(small)]
     if stage2:
         stage1 = [*arguments(BASE_AUTOENCODER), "--config", str(small_autoencoder(small, overlay))]
         main(["fit", *stage1, "--trainer.default_root_dir", str(tmp_path / "stage1")])
         path = tmp_path / "stage1/checkpoints/last.ckpt"
         config += ["--model.init_args.autoencoder", str(path)]
+    return config
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if "cxr" not in name])
+def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) -> None:
+    """Fit, resume, test and predict with everything that the config chooses but its size."""
+    root = tmp_path / "run"
+    stage2 = "autoencoder" not in name
+    config = [*shrunken(name, tmp_path, store), "--trainer.default_root_dir", str(root)]
     main(["fit", *config])
     assert {"config.yaml", "metrics.csv", "checkpoints"} <= {p.name for p in root.iterdir()}
     main(["fit", *config, "--trainer.max_steps", "2"])
@@ -200,6 +207,17 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
     if stage2:
         main(["predict", *config])
         check_synthesis(root)
+
+
+def test_a_checkpoint_changes_no_setting_of_another_arm(tmp_path: Path, store: Path) -> None:
+    full = shrunken("ct/diffusion.yaml", tmp_path, store)
+    main(["fit", *full, "--trainer.default_root_dir", str(tmp_path / "full")])
+    overlay = ["--config", str(CONFIGS / "ablations/ct/conditioning_only.yaml")]
+    arm = [*full, *overlay, "--trainer.default_root_dir", str(tmp_path / "arm")]
+    checkpoint = str(tmp_path / "full/checkpoints/last.ckpt")
+    main(["fit", *arm, "--trainer.max_steps", "2", "--ckpt_path", checkpoint])
+    logged = {run: set(pd.read_csv(tmp_path / run / "metrics.csv")) for run in ("full", "arm")}
+    assert logged["full"] - logged["arm"] == {"train/histogram"}
 
 
 def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
