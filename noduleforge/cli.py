@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from noduleforge.compare import compare
+from noduleforge.prepare.lidc import prepare_lidc
 from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.sample import prepare_sample
 
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Any] = {
     "prepare": {
         "_help": "Make data sets that the datamodules read.",
         "sample": prepare_sample,
+        "lidc": prepare_lidc,
         "projections": prepare_projections,
     },
     "compare": compare,

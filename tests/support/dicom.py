@@ -1,0 +1,115 @@
+"""DICOM series and LIDC's XML as TCIA ships them, written from arrays and outlines."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from datamodules.studies import Volume
+from noduleforge.prepare.outlines import Drawing
+
+
+def uid_of(*parts: Any) -> str:
+    """The same UID for the same parts."""
+    return generate_uid(entropy_srcs=[str(part) for part in parts])
+
+
+def write_series(
+    folder: Path,
+    volume: Volume,
+    patient: str,
+    series: str,
+    modality: str = "CT",
+    slope: float = 1.0,
+    intercept: float = -1024.0,
+) -> list[Path]:
+    """One file a slice, named in an order that is not theirs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, pixels in enumerate(volume.array):
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        data.SOPClassUID = CTImageStorage
+        data.SOPInstanceUID = uid_of(series, number)
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        data.SeriesInstanceUID = series
+        data.StudyInstanceUID = uid_of(patient, "study")
+        data.FrameOfReferenceUID = uid_of(series, "frame")
+        data.StudyID, data.AccessionNumber = "", ""
+        data.StudyDate, data.StudyTime = "20000101", "000000"
+        data.ReferringPhysicianName = "Physician^Known"
+        data.PatientID, data.PatientName = patient, f"{patient}^Name"
+        data.PatientBirthDate, data.PatientSex = "19400101", "F"
+        data.PatientPosition, data.PositionReferenceIndicator = "HFS", ""
+        data.Manufacturer = "Maker"
+        data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+        data.KVP, data.AcquisitionNumber, data.SliceThickness = "120", "1", "3"
+        data.Modality = modality
+        data.SeriesNumber = "1"
+        data.InstanceNumber = str(number + 1)
+        data.ImagePositionPatient = [f"{v:.6f}" for v in volume.grid.world((number, 0, 0))]
+        data.ImageOrientationPatient = volume.direction[:, :2].T.ravel().tolist()
+        data.PixelSpacing = [f"{v:.6f}" for v in volume.spacing_mm[1:]]
+        data.Rows, data.Columns = pixels.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PixelRepresentation = 1
+        data.RescaleSlope, data.RescaleIntercept = str(slope), str(intercept)
+        data.RescaleType = "HU"
+        stored = np.rint((pixels.astype(float) - intercept) / slope).astype("<i2")
+        data.PixelData = stored.tobytes()
+        data.add_new(0x00091010, "LO", "private")
+        path = folder / f"1-{(7 * number + 3) % 997:03d}-{number}.dcm"
+        data.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def lidc_xml(series: str, sessions: Iterable[Iterable[Drawing]], small: int = 0) -> str:
+    """The readers' outlines of a series in LIDC's XML, with `small` marks without outline."""
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        '<LidcReadMessage uid="1.2.3" xmlns="http://www.nih.gov">',
+        f"<ResponseHeader><Version>1.8.1</Version><SeriesInstanceUid>{series}</SeriesInstanceUid>",
+        "</ResponseHeader>",
+    ]
+    for session in sessions:
+        lines.append("<readingSession><annotationVersion>3.12</annotationVersion>")
+        for number in range(small):
+            lines.append(
+                f"<unblindedReadNodule><noduleID>S{number}</noduleID><characteristics/><roi>"
+                "<imageZposition>1.0</imageZposition><imageSOP_UID>1.2</imageSOP_UID>"
+                "<inclusion>TRUE</inclusion><edgeMap><xCoord>1</xCoord><yCoord>2</yCoord></edgeMap>"
+                "</roi></unblindedReadNodule><nonNodule><nonNoduleID>7</nonNoduleID></nonNodule>"
+            )
+        for drawing in session:
+            lines.append(f"<unblindedReadNodule><noduleID>{drawing.name}</noduleID>")
+            ratings = "".join(
+                f"<{camel(name)}>{value}</{camel(name)}>" for name, value in drawing.ratings.items()
+            )
+            lines.append(f"<characteristics>{ratings}</characteristics>")
+            for contour in drawing.contours:
+                lines.append(
+                    f"<roi><imageZposition>{contour.z_mm:.6f} </imageZposition>"
+                    f"<imageSOP_UID>{contour.sop_uid}</imageSOP_UID>"
+                    f"<inclusion>{str(contour.inclusion).upper()}</inclusion>"
+                )
+                lines += [
+                    f"<edgeMap><xCoord>{column}</xCoord><yCoord>{row}</yCoord></edgeMap>"
+                    for row, column in contour.points.tolist()
+                ]
+                lines.append("</roi>")
+            lines.append("</unblindedReadNodule>")
+        lines.append("</readingSession>")
+    return "\n".join([*lines, "</LidcReadMessage>"])
+
+
+def camel(name: str) -> str:
+    """`internal_structure` as `internalStructure`."""
+    first, _, rest = name.partition("_")
+    return first + rest.capitalize()
