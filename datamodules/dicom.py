@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
-from datamodules.studies import Grid, Volume
+from datamodules.studies import Grid, Volume, read_volume
 
 TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns"),
@@ -222,3 +222,31 @@ def by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     for one in slices:
         series.setdefault(one.series_uid, []).append(one)
     return series
+
+
+def read_study(path: Path) -> Volume:
+    """Read a CT volume: an image file, or a folder with one DICOM series.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no DICOM image in the folder.
+        ValueError: If a file is damaged, or the folder holds several series or one with gaps.
+    """
+    if not path.is_dir():
+        return read_volume(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    found = by_series([one for file in files if (one := read_header(file)) if one.modality == "CT"])
+    if not found:
+        message = f"{path} holds no CT as DICOM: give the folder of a series, or an image file"
+        raise FileNotFoundError(message)
+    if len(found) > 1:
+        message = f"{path} holds {len(found)} CT series: give the folder of one of them"
+        raise ValueError(message)
+    try:
+        series = order(next(iter(found.values())))
+    except ValueError as error:
+        message = f"{path} {error}"
+        raise ValueError(message) from error
+    if len(series.runs) > 1:
+        message = f"{path} has {series.notes[-1]}: find the missing slices, or take the rest away"
+        raise ValueError(message)
+    return series.read(series.runs[0])

@@ -102,7 +102,7 @@ class JSRTDataModule(RadiographDataModule):
         """The rows of `CLNDAT_EN.txt`."""
         table = read_table(self.root / "CLNDAT_EN.txt")
         radius = table["size_mm"] / 2 / JSRT_SPACING_MM
-        files = self._files()
+        files = self.files()
         table["path"] = table["name"].map(lambda name: files.get(name, self.root / f"{name}.IMG"))
         return table.assign(patient_id=table["name"], spacing_mm=None, half_y=radius, half_x=radius)
 
@@ -112,7 +112,7 @@ class JSRTDataModule(RadiographDataModule):
         Raises:
             FileNotFoundError: If there is none.
         """
-        files = {name: path for name, path in self._files().items() if name.startswith("JPCNN")}
+        files = {name: path for name, path in self.files().items() if name.startswith("JPCNN")}
         if not files:
             message = f"{self.root} has no JPCNN*.IMG, JSRT's films without a nodule: add them"
             raise FileNotFoundError(message)
@@ -120,6 +120,7 @@ class JSRTDataModule(RadiographDataModule):
             {"name": list(files), "patient_id": list(files), "path": list(files.values())}
         ).assign(spacing_mm=None)
 
-    def _files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
+        """The `.IMG` files by their names without ending, in capitals."""
         paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() == ".img")
         return {path.stem.upper(): path for path in paths}

@@ -13,17 +13,24 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from noduleforge.compare import compare
+from noduleforge.inspect import inspect
 from noduleforge.prepare.lidc import prepare_lidc
 from noduleforge.prepare.projections import prepare_projections
+from noduleforge.prepare.radiographs import prepare_chestxray14, prepare_jsrt
 from noduleforge.prepare.sample import prepare_sample
+from noduleforge.prepare.volumes import prepare_volumes
 
 COMMANDS: dict[str, Any] = {
     "prepare": {
         "_help": "Make data sets that the datamodules read.",
         "sample": prepare_sample,
         "lidc": prepare_lidc,
+        "volumes": prepare_volumes,
+        "jsrt": prepare_jsrt,
+        "chestxray14": prepare_chestxray14,
         "projections": prepare_projections,
     },
+    "inspect": inspect,
     "compare": compare,
 }
 
@@ -39,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
         runs = list(takewhile(lambda word: not word.startswith("-"), words[1:]))
         options = words[1 + len(runs) :]
         words = ["compare", *([f"--runs={json.dumps(runs)}"] if runs else []), *options]
+    if words[:1] == ["inspect"] and words[1:] and not words[1].startswith("-"):
+        words.insert(1, "--root")
     try:
         auto_cli(
             COMMANDS,

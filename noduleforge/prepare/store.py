@@ -95,7 +95,7 @@ def write_nodule(
     center = [float(np.floor(np.mean(axis) + 0.5)) for axis in np.nonzero(inner)]
     point = box.grid.world(center)
     volume_mm3 = float(inner.sum()) * float(np.prod(scan.spacing_mm))
-    row: dict[str, Any] = {
+    files: dict[str, Any] = {
         "image": f"images/{scan_name if cut.whole else name}.mha",
         "mask": f"masks/{name}.mha",
         "diameter_mm": round((6 * volume_mm3 / np.pi) ** (1 / 3), 2),
@@ -113,10 +113,10 @@ def write_nodule(
         whole = np.rint(image.array).astype(np.int16)
         image = Volume(whole, image.spacing_mm, image.origin_mm, image.direction)
         roi = resample_mask(box, middle, size, spacing)
-    if not (cut.whole and (out / row["image"]).exists()):
-        write_volume(out / row["image"], image)
-    write_volume(out / row["mask"], roi)
-    return row
+    if not (cut.whole and (out / files["image"]).exists()):
+        write_volume(out / files["image"], image)
+    write_volume(out / files["mask"], roi)
+    return files
 
 
 def _within(
@@ -187,20 +187,19 @@ def make_store(
             path.write_text(json.dumps(rows_of_case))
         bar.update()
     bar.close()
-    rows = [row for name in cases for row in parts[name]["nodules"]]
-    report = [*found, *(row for name in cases for row in parts[name]["report"])]
-    _write_table(out / "report.csv", report, ["kind", "name", "what"])
+    rows = [line for name in cases for line in parts[name]["nodules"]]
+    report = [*found, *(line for name in cases for line in parts[name]["report"])]
+    write_table(out / "report.csv", report, ["kind", "name", "what"])
     if not rows:
         message = f"Not one nodule could be prepared: {out / 'report.csv'} says why"
         raise ValueError(message)
-    _write_table(out / "nodules.csv", rows)
-    outlines = [row for name in cases for row in parts[name]["outlines"]]
+    write_table(out / "nodules.csv", rows)
+    outlines = [line for name in cases for line in parts[name]["outlines"]]
     if outlines:
-        _write_table(out / "outlines.csv", outlines)
-    patients = len({row["patient_id"] for row in rows})
+        write_table(out / "outlines.csv", outlines)
+    patients = len({line["patient_id"] for line in rows})
     print(f"{out}: {len(rows)} nodules of {patients} patients from {len(cases)} cases.")
-    for what, number in pd.Series([row["what"] for row in report]).value_counts().items():
-        print(f"  {number} x {what}")
+    print_report(report)
 
 
 def _run(waiting: Mapping[str, Case], workers: int) -> Iterator[tuple[str, Rows]]:
@@ -232,9 +231,21 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def _write_table(
-    path: Path, rows: Sequence[dict[str, Any]], columns: list[str] | None = None
+def row(kind: str, name: str, what: str) -> dict[str, str]:
+    """A line of a report."""
+    return {"kind": kind, "name": name, "what": what}
+
+
+def print_report(report: Sequence[Mapping[str, str]]) -> None:
+    """Say how often each thing was reported."""
+    for what, number in pd.Series([line["what"] for line in report]).value_counts().items():
+        print(f"  {number} x {what}")
+
+
+def write_table(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: list[str] | None = None
 ) -> None:
+    """Write a CSV file whole."""
     with written_whole(path) as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
 

@@ -19,7 +19,7 @@ from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, rasterize, r
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, chest_files, database_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from dicom import lidc_xml, uid_of, write_series
+from dicom import lidc_xml, uid_of, write_segmentation, write_series
 
 SPACING = (2.0, 0.8, 0.8)
 ORIGIN = (-20.0, -30.0, 100.0)
@@ -264,7 +264,7 @@ def test_processes_do_not_change_the_result(prepare: Prepare) -> None:
         (["--min_readers", "4"], "Not one nodule could be prepared"),
         (["--annotations", "nowhere.sqlite"], "No file nowhere.sqlite"),
         (["--dicom", "nowhere"], "nowhere is no folder"),
-        (["--annotations", "tests"], "holds no XML file"),
+        (["--annotations", "configs"], "holds neither LIDC's XML nor DICOM SEG"),
         (["--out", "tests"], "exists and holds something else"),
     ],
 )
@@ -284,3 +284,25 @@ def test_every_annotation_of_the_database_has_its_series() -> None:
     found = read_annotations(database_file())
     assert sum(map(len, found.drawings.values())) == 6859
     assert not found.left_out
+
+
+def test_segmentations_stand_for_outlines(tcia: Path, prepare: Prepare, scan: Volume) -> None:
+    """Two readers' SEG files: each has nodule A, the first B too, as a second segment."""
+    files = [path for path in (tcia / "dicom").rglob("ct/*.dcm")]
+    headers = order([header for path in files if (header := read_header(path))])
+    z, y, x = np.indices(scan.array.shape)
+    distance = {n: (z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 for n, c in CENTRES.items()}
+    source = [pydicom.dcmread(one.path) for one in headers.slices]
+    (tcia / "seg").mkdir()
+    for reader, names in enumerate(("AB", "A")):
+        masks = np.stack([distance[name] < (6 - reader) ** 2 for name in names], axis=-1)
+        write_segmentation(tcia / f"seg/{reader}.dcm", source, masks, list(names))
+    out = prepare(annotations=tcia / "seg", whole=True, agreement=1.0)
+    table = pd.read_csv(out / "nodules.csv")
+    assert table["readers"].tolist() == [2, 1]
+    assert table["texture"].isna().all()
+    for name, expected in zip(table["mask"], (distance["A"] < 25, distance["B"] < 36), strict=True):
+        np.testing.assert_array_equal(read_volume(out / name).array > 0, expected)
+    data = LIDCDataModule(root=out, roi_size=16, fractions=[0, 0, 1])
+    data.setup("test")
+    assert "has no annotations" in reported(out)

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -113,3 +115,34 @@ def camel(name: str) -> str:
     """`internal_structure` as `internalStructure`."""
     first, _, rest = name.partition("_")
     return first + rest.capitalize()
+
+
+def write_segmentation(
+    path: Path, source: list[Dataset], masks: np.ndarray, names: list[str]
+) -> None:
+    """One file with a segment for each mask `(z, y, x, segment)` on the grid of the source."""
+    nodule = CodedConcept("27925004", "SCT", "Nodule")
+    segments = [
+        highdicom.seg.SegmentDescription(
+            number,
+            name,
+            CodedConcept("49755003", "SCT", "Morphologically abnormal structure"),
+            nodule,
+            highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for number, name in enumerate(names, start=1)
+    ]
+    highdicom.seg.Segmentation(
+        source,
+        masks.astype(np.uint8),
+        highdicom.seg.SegmentationTypeValues.BINARY,
+        segments,
+        uid_of(path, "series"),
+        7,
+        uid_of(path),
+        1,
+        "Maker",
+        "Model",
+        "1",
+        "0",
+    ).save_as(path)
