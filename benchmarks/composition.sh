@@ -18,7 +18,6 @@ folders() { # of the adapters, where NAME stands for theirs
 lightning fit --config configs/cxr/autoencoder.yaml
 lightning fit "${stage2[@]}" "${scratch[@]}" --model.init_args.init_from null \
     --model.init_args.autoencoder runs/cxr/autoencoder/checkpoints/last.ckpt
-lightning fit "${stage2[@]}" --config configs/cxr/labels.yaml "${scratch[@]}"
 for command in fit test; do
     lightning $command --config configs/downstream/cxr_characteristics.yaml
 done
@@ -36,6 +35,12 @@ for seed in "${seeds[@]}"; do
         number=$((number + 1))
     done
     separate=$(folders "runs/cxr/NAME-$seed")
+    for way in "" bases-; do
+        mkdir -p "runs/cxr/${way:-separate-}$seed"
+        for name in "${names[@]}"; do
+            ln -sfn "../$way$name-$seed/adapters/$name" "runs/cxr/${way:-separate-}$seed/$name"
+        done
+    done
     together=("${stage2[@]}" --config configs/cxr/composition.yaml
         --model.init_args.adapters "$separate" --trainer.max_steps 300 "${seeded[@]}")
     lightning fit "${together[@]}" --trainer.default_root_dir "runs/cxr/orthogonal-$seed"
@@ -43,6 +48,13 @@ for seed in "${seeds[@]}"; do
         --trainer.default_root_dir "runs/cxr/apart-$seed"
     lightning fit "${together[@]}" --config configs/cxr/zip.yaml --trainer.max_steps 100 \
         --model.init_args.adapters "$separate" --trainer.default_root_dir "runs/cxr/zip-$seed"
+
+    labels=("${stage2[@]}" --config configs/cxr/labels.yaml)
+    lightning fit "${labels[@]}" "${scratch[@]}" --seed_everything "$seed" \
+        --model.init_args.seed "$seed" --trainer.default_root_dir "runs/cxr/labels-$seed"
+    trained=(--ckpt_path "runs/cxr/labels-$seed/checkpoints/last.ckpt")
+    lightning predict "${labels[@]}" --config benchmarks/labels_fidelity.yaml "${trained[@]}" \
+        --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-labels-$seed"
 
     judge=("${stage2[@]}" --config configs/cxr/fidelity.yaml --trainer.limit_predict_batches 3)
     for set in separate bases orthogonal apart zip; do
@@ -65,8 +77,7 @@ for seed in "${seeds[@]}"; do
         lightning test "${stage2[@]}" --config configs/cxr/fidelity.yaml "${of[@]}" \
             --model.init_args.adapters "$separate" \
             --trainer.default_root_dir "runs/cxr/fid-adapter-$name-$seed"
-        lightning test "${stage2[@]}" --config configs/cxr/labels.yaml "${of[@]}" \
-            --ckpt_path runs/cxr/labels/checkpoints/last.ckpt \
+        lightning test "${labels[@]}" "${of[@]}" "${trained[@]}" \
             --trainer.default_root_dir "runs/cxr/fid-labels-$name-$seed"
     done
 done
@@ -75,6 +86,6 @@ of_seeds() { local seed all=; for seed in "${seeds[@]}"; do all+="${all:+,}runs/
 python benchmarks/fidelity.py "separate=$(of_seeds fidelity-separate)" \
     "apart=$(of_seeds fidelity-apart)" "orthogonal=$(of_seeds fidelity-orthogonal)" \
     "bases=$(of_seeds fidelity-bases)" "zip=$(of_seeds fidelity-zip)" \
-    "separate=$(of_seeds fidelity-mergings)"
-python benchmarks/overlap.py "apart=$(of_seeds apart /adapters)" \
+    "separate=$(of_seeds fidelity-mergings)" "labels=$(of_seeds fidelity-labels)"
+python benchmarks/overlap.py "separate=$(of_seeds separate)" "bases=$(of_seeds bases)" "apart=$(of_seeds apart /adapters)" \
     "orthogonal=$(of_seeds orthogonal /adapters)" "zip=$(of_seeds zip /adapters)"

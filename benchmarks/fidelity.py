@@ -5,7 +5,7 @@ Usage: python benchmarks/fidelity.py NAME=RUN,RUN,... NAME=RUN,RUN,...
 The runs of a name are its seeds, in the same order for each; every run's `fidelity*.csv` were
 written by `CharacteristicFidelity` on the same nodules. Of each nodule, seed and combination: the
 mean, over the characteristics asked for, of the classifier's probability minus that for the base's
-nodule. Intervals are 95 % bootstraps over patients and seeds. The first name is the reference of
+nodule (the run's own, or else the first name's). Intervals are 95 % bootstraps over patients and seeds. The first name is the reference of
 the differences. A second table has the mean gain of each characteristic.
 """
 
@@ -25,8 +25,9 @@ def read(runs: list[Path], bases: list[Path]) -> pd.DataFrame:
     parts = []
     for seed, (run, base) in enumerate(zip(runs, bases, strict=True)):
         table = pd.concat([pd.read_csv(path) for path in sorted(run.glob("fidelity*.csv"))])
-        before = pd.read_csv(base / "fidelity.csv")
-        before = before[before["combination"] == BASE]
+        before = table[table["combination"] == BASE]
+        if before.empty:
+            before = pd.read_csv(base / "fidelity.csv").query("combination == @BASE")
         before = before.set_index(["name", "characteristic"])["probability"]
         table = table[table["combination"] != BASE]
         table = table.join(before.rename("before"), on=["name", "characteristic"])

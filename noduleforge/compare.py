@@ -290,9 +290,9 @@ def draw(table: pd.DataFrame, reference: str) -> Figure:
             )
         axes.axvline(0, color="0.6", lw=0.8)
         axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(f"difference to {reference}, %")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -309,6 +309,8 @@ def pictures(arms: Mapping[str, Run], rows: int = 6) -> Figure:
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(1.8 * len(arms), 1.8 * len(chosen) + 0.4), layout="constrained")
         grid = figure.subplots(len(chosen), len(arms), squeeze=False)
+        for axes, arm in zip(grid[0], arms, strict=True):
+            axes.set_title(arm)
         for line, name in zip(grid, chosen, strict=True):
             display: dict[str, Any] = {}
             for axes, (arm, table) in zip(line, tables.items(), strict=True):
@@ -321,6 +323,4 @@ def pictures(arms: Mapping[str, Run], rows: int = 6) -> Figure:
                 axes.imshow(image, cmap="gray", **display)
                 axes.set_xticks([])
                 axes.set_yticks([])
-                if line is grid[0]:
-                    axes.set_title(arm)
     return figure

@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.studies import Volume, write_volume
 from noduleforge.cli import main
-from noduleforge.compare import bootstrap, compare
+from noduleforge.compare import bootstrap, compare, pictures, read
 
 Write = Callable[..., Path]
 
@@ -105,6 +105,8 @@ def test_the_command_takes_folders_and_draws_pictures(
     main(["compare", *map(str, runs), "--reference", "a", "--out", str(tmp_path / "out")])
     assert (tmp_path / "out/pictures.png").stat().st_size > 1_000
     assert "Comparison:" in capsys.readouterr().out
+    titles = [axes.get_title() for axes in pictures({"a": read(runs[0]), "b": read(runs[2])}).axes]
+    assert titles[:2] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
