@@ -5,8 +5,9 @@ Usage: python benchmarks/fidelity.py NAME=RUN,RUN,... NAME=RUN,RUN,...
 The runs of a name are its seeds, in the same order for each; every run's `fidelity*.csv` were
 written by `CharacteristicFidelity` on the same nodules. Of each nodule, seed and combination: the
 mean, over the characteristics asked for, of the classifier's probability minus that for the base's
-nodule (the run's own, or else the first name's). Intervals are 95 % bootstraps over patients and seeds. The first name is the reference of
-the differences. A second table has the mean gain of each characteristic.
+nodule (the run's own, or else the first name's). Intervals are 95 % bootstraps over patients and
+seeds. The first name is the reference of the differences. A second table has the mean gain of each
+characteristic.
 """
 
 import sys

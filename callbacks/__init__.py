@@ -13,6 +13,7 @@ from callbacks.features import (
 from callbacks.fid import FeatureDistances
 from callbacks.generation import GenerationMetrics
 from callbacks.histogram import HistogramFidelity
+from callbacks.insertion import StudyWriter
 from callbacks.pictures import AdapterPicture, NodulePicture
 from callbacks.writer import NiftiWriter
 
@@ -32,5 +33,6 @@ __all__ = [
     "RadImageNetFeatures",
     "RandomFeatures",
     "StructuralDiversity",
+    "StudyWriter",
     "TimmFeatures",
 ]

@@ -4,6 +4,7 @@ from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.chestxray14 import ChestXray14DataModule
 from datamodules.folder import FolderDataModule
+from datamodules.insertion import InsertionDataModule
 from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset
@@ -16,6 +17,7 @@ __all__ = [
     "UNKNOWN_SUBTYPE",
     "ChestXray14DataModule",
     "FolderDataModule",
+    "InsertionDataModule",
     "JSRTDataModule",
     "LIDCDataModule",
     "LIDCDataset",

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
-from datamodules.studies import Grid, Volume, read_volume
+from datamodules.studies import Grid, Volume, read_grid, read_volume
 
 TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns"),
@@ -233,20 +233,39 @@ def read_study(path: Path) -> Volume:
     """
     if not path.is_dir():
         return read_volume(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    series = only_series(path)
+    return series.read(series.runs[0])
+
+
+def read_study_grid(path: Path) -> Grid:
+    """Read only the headers of what `read_study` reads; raises the same."""
+    if not path.is_dir():
+        return read_grid(path)
+    series = only_series(path)
+    return series.grid(series.runs[0])
+
+
+def only_series(folder: Path) -> Series:
+    """The one CT series, without gaps, in a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there are several, or it has gaps.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
     found = by_series([one for file in files if (one := read_header(file)) if one.modality == "CT"])
     if not found:
-        message = f"{path} holds no CT as DICOM: give the folder of a series, or an image file"
+        message = f"{folder} holds no CT as DICOM: give the folder of a series, or an image file"
         raise FileNotFoundError(message)
     if len(found) > 1:
-        message = f"{path} holds {len(found)} CT series: give the folder of one of them"
+        message = f"{folder} holds {len(found)} CT series: give the folder of one of them"
         raise ValueError(message)
     try:
         series = order(next(iter(found.values())))
     except ValueError as error:
-        message = f"{path} {error}"
+        message = f"{folder} {error}"
         raise ValueError(message) from error
     if len(series.runs) > 1:
-        message = f"{path} has {series.notes[-1]}: find the missing slices, or take the rest away"
+        message = f"{folder} has {series.notes[-1]}: find the missing slices, or take the rest away"
         raise ValueError(message)
-    return series.read(series.runs[0])
+    return series

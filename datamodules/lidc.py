@@ -22,7 +22,8 @@ from datamodules.base import (
     split_by_patient,
 )
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.studies import Volume, read_grid, read_volume, resample, resample_mask
+from datamodules.dicom import read_study, read_study_grid
+from datamodules.studies import Volume, resample, resample_mask
 
 REQUIRED = ("nodule_id", "patient_id", "image", "mask")
 
@@ -190,7 +191,7 @@ def check_hu(array: NDArray[Any]) -> str | None:
 def _recent(path: Path, changed_ns: int) -> Volume:
     """Read a file, or give it again: versions of a nodule and neighbours in a table share it."""
     del changed_ns  # only makes a file that was rewritten another key
-    return read_volume(path)
+    return read_study(path)
 
 
 class LIDCDataset(NoduleDataset):
@@ -254,7 +255,7 @@ class LIDCDataset(NoduleDataset):
 
     def _check_header(self, row: dict[str, Any]) -> None:
         try:
-            image, mask = read_grid(self.root / row["image"]), read_grid(self.root / row["mask"])
+            image, mask = (read_study_grid(self.root / row[kind]) for kind in ("image", "mask"))
         except (FileNotFoundError, ValueError) as error:
             message = f"Nodule {row['nodule_id']}: {error}"
             raise type(error)(message) from error
@@ -327,7 +328,7 @@ class LIDCDataset(NoduleDataset):
     def _volume(self, row: dict[str, Any], which: str) -> Volume:
         path = self.root / row[which]
         try:
-            return _recent(path, path.stat().st_mtime_ns if path.is_file() else 0)
+            return _recent(path, path.stat().st_mtime_ns if path.exists() else 0)
         except (FileNotFoundError, ValueError) as error:
             message = f"Nodule {row['nodule_id']}: {error}"
             raise type(error)(message) from error
@@ -352,8 +353,9 @@ class LIDCDataset(NoduleDataset):
 class LIDCDataModule(NoduleDataModule):
     """Nodules in CT: a folder with a table, images and one binary mask for each nodule.
 
-    Images may be patches or whole volumes (several rows may share one), in MetaImage, NIfTI or
-    NRRD, and 2D or 3D; a region of interest (ROI) is cut around each mask's centroid.
+    Images may be patches or whole volumes (several rows may share one), in MetaImage, NIfTI, NRRD
+    or a folder with a DICOM series, and 2D or 3D; a region of interest (ROI) is cut around each
+    mask's centroid.
     """
 
     def __init__(
@@ -470,5 +472,5 @@ class LIDCDataModule(NoduleDataModule):
         """Return the dimensions of the first image that can be read; `check` judges the rest."""
         for name in table["image"]:
             with suppress(FileNotFoundError, ValueError):
-                return len(read_grid(self.root / name).shape)
+                return len(read_study_grid(self.root / name).shape)
         return 3

@@ -338,12 +338,28 @@ class NoduleDiffusion(LightningModule):
     def predict_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
         """Synthetic nodules where the batch asks for them.
 
-        A request without a histogram gets that of a real training nodule of its subtype.
+        A request without a histogram (or with one that is not a number) gets that of a real
+        training nodule of its subtype.
+
+        Raises:
+            ValueError: If a histogram has another number of bins than the model.
         """
-        if "histogram" not in batch and (conditioner := self.histogram_conditioner) is not None:
-            library = conditioner.library
-            drawn = library.draw(batch["subtype"], batch["index"], self.sampling.seed)
-            batch = {**batch, "histogram": drawn}
+        if (conditioner := self.histogram_conditioner) is not None:
+            library, bins = conditioner.library, conditioner.bins
+            absent = torch.full((len(batch["index"]), bins), torch.nan, device=self.device)
+            histogram = batch.get("histogram", absent)
+            if histogram.shape[1] != bins:
+                message = (
+                    f"A histogram of {histogram.shape[1]} shares is asked for, but the model has "
+                    f"{bins} bins: give {bins} shares"
+                )
+                raise ValueError(message)
+            lacking = histogram.isnan().any(1)
+            if lacking.any():
+                rows = batch["subtype"][lacking], batch["index"][lacking]
+                histogram = histogram.clone()
+                histogram[lacking] = library.draw(*rows, self.sampling.seed)
+            batch = {**batch, "histogram": histogram}
         return self.sample(batch)
 
     def evaluation_streams(self, batch: NoduleBatch) -> Streams:

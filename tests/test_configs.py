@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from datamodules import LIDCDataModule
-from datamodules.studies import read_volume
+from datamodules.studies import Volume, read_volume, write_volume
 from lightning_modules.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,7 @@ BASE = {
     "quickstart/diffusion.yaml": ["ct/diffusion.yaml"],
     "ct/autoencoder_gpu.yaml": ["ct/autoencoder.yaml"],
     "ct/diffusion_gpu.yaml": ["ct/diffusion.yaml"],
+    "ct/insert.yaml": ["ct/diffusion.yaml"],
     "cxr/adapter.yaml": ["cxr/diffusion.yaml"],
     "cxr/composition.yaml": ["cxr/diffusion.yaml"],
     "cxr/zip.yaml": ["cxr/diffusion.yaml", "cxr/composition.yaml"],
@@ -80,8 +81,9 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert resolved["model"]["class_path"].startswith("lightning_modules.")
     assert resolved["trainer"]["default_root_dir"].startswith("runs/")
     of_folders = ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml", "cxr/mergings.yaml")
-    reads_folders = name in of_folders
-    assert resolved["ckpt_path"] == (None if reads_folders else "last")
+    begins = {"ct/insert.yaml": "runs/ct/diffusion/checkpoints/last.ckpt"}
+    begins |= dict.fromkeys(of_folders)
+    assert resolved["ckpt_path"] == begins.get(name, "last")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,12 @@ def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
     return config
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if "cxr" not in name])
+OTHER = ("cxr", "insert")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in shipped() if not any(other in name for other in OTHER)]
+)
 def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) -> None:
     """Fit, resume, test and predict with everything that the config chooses but its size."""
     root = tmp_path / "run"
@@ -207,6 +214,27 @@ def test_config_takes_a_shrunken_step(name: str, tmp_path: Path, store: Path) ->
     if stage2:
         main(["predict", *config])
         check_synthesis(root)
+
+
+def test_nodules_are_inserted_into_a_study(tmp_path: Path, store: Path) -> None:
+    config = shrunken("ct/diffusion.yaml", tmp_path, store)
+    main(["fit", *config, "--trainer.default_root_dir", str(tmp_path / "run")])
+    array = np.random.default_rng(0).integers(-950, -700, (40, 48, 48)).astype(np.int16)
+    write_volume(tmp_path / "a.nii.gz", Volume(array, (1.0, 0.8, 0.8), (0.0,) * 3, np.eye(3)))
+    rows = ["study,z,y,x,diameter_mm,subtype", "a.nii.gz,20,24,24,6,ground-glass"]
+    (tmp_path / "requests.csv").write_text("\n".join(rows))
+    small = {
+        "data": {"init_args": {"requests": str(tmp_path / "requests.csv"), "roi_size": 16}},
+        "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
+        "ckpt_path": str(tmp_path / "run/checkpoints/last.ckpt"),
+    }
+    (tmp_path / "insert.yaml").write_text(yaml.safe_dump(small))
+    overlays = [str(CONFIGS / "ct/insert.yaml"), str(tmp_path / "insert.yaml")]
+    main(["predict", *config, *[word for path in overlays for word in ("--config", path)]])
+    table = pd.read_csv(tmp_path / "inserted/nodules.csv")
+    assert table["status"].tolist() == ["inserted"]
+    written = read_volume(tmp_path / "inserted" / table["image"][0]).array
+    assert 0 < (written != array).mean() < 0.05
 
 
 def test_a_checkpoint_changes_no_setting_of_another_arm(tmp_path: Path, store: Path) -> None:

@@ -1,0 +1,172 @@
+"""Whole studies with their synthetic nodules, written as their sources are."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+
+from datamodules.batch import NoduleBatch, Synthesis
+from datamodules.dicom import only_series, read_study
+from datamodules.files import written_whole
+from datamodules.insertion import (
+    Edit,
+    InsertionDataModule,
+    InsertionDataset,
+    apply,
+    read_requests,
+)
+from datamodules.studies import Volume, write_volume
+from datamodules.synthetic_dicom import write_segmentation, write_synthetic_series
+
+COLUMNS = (
+    *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
+    *("x_mm", "y_mm", "z_mm", "seed", "evaluations", "checkpoint", "status", "reason", "synthetic"),
+)
+"""Columns of the manifest."""
+
+INSERTED, FAILED = "inserted", "failed"
+
+Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
+
+
+class StudyWriter(Callback):
+    """Put synthetic nodules into their studies and write these, for `InsertionDataModule`.
+
+    In the run's folder: `studies/`, each in its source's form and geometry (a DICOM series stays
+    one, image files keep their format); `masks/`, one NIfTI for each nodule, and for DICOM one SEG
+    for each study; and `nodules.csv`, a row for each request, which LIDCDataModule reads with
+    `select: status == 'inserted'`. A study is written when its last nodule is synthesized; one
+    that is written is not made again when the command is run again.
+    """
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that there is one process and that the data are requests.
+
+        Raises:
+            ValueError: If not.
+        """
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, InsertionDataModule):
+            message = f"StudyWriter needs data.class_path InsertionDataModule, not {type(data)}"
+            raise ValueError(message)
+        if trainer.world_size > 1:
+            message = (
+                f"StudyWriter runs in one process, not {trainer.world_size}: set trainer.devices "
+                "to 1, and divide the table of requests by study"
+            )
+            raise ValueError(message)
+        self.data = data
+        dataset = data.datasets["predict"]
+        assert isinstance(dataset, InsertionDataset)
+        self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
+        for region in dataset.regions:
+            self.waiting.setdefault(region.row["key"], {})[region.row["name"]] = region.row
+        self.edits: dict[str, list[Edit]] = {}
+        self.rows = [*data.done, *(failure(name, why) for name, why in data.failed.items())]
+        self.root = Path(trainer.default_root_dir)
+        self.checkpoint = Path(str(trainer.ckpt_path or "")).name
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: NoduleBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was synthesized, and write the studies that are complete."""
+        synthesis: Synthesis = outputs
+        change = (synthesis["image"] - synthesis["background"]).float().cpu().numpy()
+        for number, name in enumerate(batch["name"]):
+            key = next(key for key, rows in self.waiting.items() if name in rows)
+            row = self.waiting[key].pop(name)
+            volume = Volume(
+                change[number, 0],
+                tuple(batch["spacing_mm"][number].tolist()),
+                tuple(batch["origin_mm"][number].tolist()),
+                batch["direction"][number].cpu().numpy(),
+            )
+            mask = batch["mask"][number, 0].cpu().numpy().astype(np.uint8)
+            diameter = float(batch["attributes"]["diameter_mm"][number])
+            row = {**row, "diameter_mm": diameter, "evaluations": synthesis["evaluations"]}
+            self.edits.setdefault(key, []).append(Edit(row, volume, mask))
+            if not self.waiting[key]:
+                self.rows += self.finish(key, self.edits.pop(key))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the manifest."""
+        order = {str(name): n for n, name in enumerate(read_requests(self.data.requests)["name"])}
+        self.rows.sort(key=lambda row: order.get(row["nodule_id"].removeprefix("synthetic-"), 0))
+        path = self.root / "nodules.csv"
+        with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        inserted = sum(row["status"] == INSERTED for row in self.rows)
+        print(f"{inserted} of {len(self.rows)} nodules inserted: {path}")
+
+    def finish(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
+        """Write one study; return its rows of the manifest."""
+        source = self.data.requests.parent / edits[0].row["study"]
+        study = read_study(source)
+        placed: Placed = {}
+        rows: list[dict[str, Any]] = []
+        name = f"{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
+        suffix = "" if source.is_dir() else "".join(source.suffixes[-2:]).lower()
+        image = f"studies/{name}{'' if source.is_dir() else known_suffix(suffix)}"
+        for edit in edits:
+            placed[edit.row["name"]] = apply(study, edit)
+            rows.append(self.row(edit, image, study))
+        if source.is_dir():
+            series = only_series(source)
+            patient = edits[0].row["patient_id"]
+            files = write_synthetic_series(series, study.array, self.root / image, patient, key)
+            segmentation = self.root / f"masks/{name}.dcm"
+            write_segmentation(segmentation, files, placed, study.array.shape[1:], key)
+        else:
+            write_volume(self.root / image, study, "SYNTHETIC nodules inserted by noduleforge")
+        for row, (box, mask) in zip(rows, placed.values(), strict=True):
+            whole = np.zeros(study.array.shape, np.uint8)
+            whole[box] = mask
+            volume = Volume(whole, study.spacing_mm, study.origin_mm, study.direction)
+            write_volume(self.root / row["mask"], volume, "mask of a synthetic nodule, noduleforge")
+        with written_whole(self.root / "finished" / f"{key}.json") as path:
+            path.write_text(json.dumps(rows))
+        return rows
+
+    def row(self, edit: Edit, image: str, study: Volume) -> dict[str, Any]:
+        """An inserted nodule's row of the manifest."""
+        row, roi = edit.row, edit.change
+        center = roi.grid.world([n // 2 for n in roi.array.shape])
+        return {
+            "nodule_id": f"synthetic-{row['name']}",
+            "patient_id": row["patient_id"],
+            "image": image,
+            "mask": f"masks/synthetic-{row['name']}.nii.gz",
+            "subtype": row["subtype"],
+            "diameter_mm": round(row["diameter_mm"], 2),
+            **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", center, strict=True)},
+            "seed": row["index"],
+            "evaluations": row["evaluations"],
+            "checkpoint": self.checkpoint,
+            "status": INSERTED,
+            "reason": "",
+            "synthetic": "true",
+        }
+
+
+def failure(name: str, why: str) -> dict[str, Any]:
+    """A failed request's row of the manifest."""
+    row = {"nodule_id": f"synthetic-{name}", "status": FAILED, "reason": why}
+    return {**dict.fromkeys(COLUMNS, ""), **row}
+
+
+def known_suffix(suffixes: str) -> str:
+    """The ending of an image file."""
+    return ".nii.gz" if suffixes.endswith(".nii.gz") else f".{suffixes.rpartition('.')[2]}"

@@ -1,0 +1,387 @@
+"""Requests to put synthetic nodules into whole CT studies."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from tqdm import tqdm
+
+from datamodules.base import NoduleDataModule, NoduleDataset, sha256
+from datamodules.batch import SUBTYPES, NoduleBatch
+from datamodules.dicom import read_study
+from datamodules.lidc import AIR_HU, RATINGS, check_hu
+from datamodules.studies import Volume, binarize, read_volume, resample, resample_mask
+
+POSITIONS = (("x_mm", "y_mm", "z_mm"), ("z", "y", "x"))
+"""Columns that say where: world position (LPS), or voxel."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A request that can be fulfilled: what the model sees of the study.
+
+    Attributes:
+        row: the request as its table has it, with `name`, `study` and `index`.
+        image: the ROI's HU.
+        mask: `(z, y, x)` uint8, 1 inside the nodule that is asked for.
+        histogram: the HU histogram that is asked for, if any.
+    """
+
+    row: dict[str, Any]
+    image: Volume
+    mask: NDArray[np.uint8]
+    histogram: tuple[float, ...]
+
+
+def read_requests(path: Path) -> pd.DataFrame:
+    """Read a table of requests.
+
+    Returns:
+        One request a row, with a unique `name`, `study` and `index` (the seed).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no study column, no request, or a name twice.
+    """
+    if not path.is_file():
+        message = f"{path} does not exist: give a table of requests"
+        raise FileNotFoundError(message)
+    table = pd.read_csv(path, dtype={"name": str, "study": str, "subtype": str, "mask": str})
+    if "study" not in table or table.empty or table["study"].isna().any():
+        message = f"{path} lacks the column study, or a cell of it: say which study each row is for"
+        raise ValueError(message)
+    numbered = pd.Series([f"nodule-{number:04}" for number in range(len(table))])
+    table["name"] = table["name"].fillna(numbered) if "name" in table else numbered
+    if table["name"].duplicated().any():
+        message = f"{path} has requests of the same name: make names unique"
+        raise ValueError(message)
+    seeds = table["seed"] if "seed" in table else pd.Series(np.nan, table.index)
+    table["index"] = np.where(seeds.isna(), np.arange(len(table)), seeds.fillna(0)).astype(int)
+    return table
+
+
+def cut(
+    study: Volume, row: dict[str, Any], root: Path, size: int, spacing_mm: float, margin: int
+) -> Region:
+    """Cut the ROI of one request.
+
+    Args:
+        study: the whole CT, in HU.
+        row: the request.
+        root: folder that the request's files are relative to.
+        size: voxels of the ROI along each edge.
+        spacing_mm: spacing of the ROI.
+        margin: voxels around the nodule that must fit into the ROI.
+
+    Raises:
+        FileNotFoundError: If the mask is missing.
+        ValueError: If the request cannot be fulfilled; says why.
+    """
+    if row.get("subtype") not in SUBTYPES:
+        message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
+        raise ValueError(message)
+    shape = None
+    if isinstance(row.get("mask"), str):
+        shape = read_volume(root / row["mask"])
+        if shape.array.ndim != 3 or not shape.array.any():
+            message = f"{row['mask']} is empty or not 3D: give a mask with the nodule in it"
+            raise ValueError(message)
+    point = position(study, row, shape)
+    index = study.grid.index(point)
+    if any(not -0.5 <= i <= n - 0.5 for i, n in zip(index, study.array.shape, strict=True)):
+        message = f"its position {np.round(point, 1).tolist()} mm lies outside the study"
+        raise ValueError(message)
+    # the voxel of the study that holds the position, so that equal spacing copies values
+    center = study.grid.world([float(np.floor(i + 0.5)) for i in index])
+    spacing = (spacing_mm,) * 3
+    image = resample(study, center, (size,) * 3, spacing, fill=AIR_HU)
+    mask = ball(row, size, spacing_mm) if shape is None else recentred(shape, size, spacing_mm)
+    reach = np.argwhere(mask)
+    if reach.min() < margin or reach.max() >= size - margin:
+        message = (
+            f"the nodule and its margin of {margin * spacing_mm:g} mm do not fit into the ROI of "
+            f"{size * spacing_mm:g} mm: ask for a smaller one, or train with a larger ROI"
+        )
+        raise ValueError(message)
+    corners = np.stack([reach.min(axis=0) - margin, reach.max(axis=0) + margin])
+    places = np.array([study.grid.index(image.grid.world(corner.tolist())) for corner in corners])
+    if (places < -0.5).any() or (places > np.array(study.array.shape) - 0.5).any():
+        message = "the nodule and its margin reach beyond the study: give another position"
+        raise ValueError(message)
+    inside = image.array[mask > 0]
+    if inside.mean() > 0:
+        message = f"its place is no lung (mean {inside.mean():.0f} HU): give another position"
+        raise ValueError(message)
+    return Region(row, image, mask, histogram_of(row))
+
+
+def position(study: Volume, row: dict[str, Any], shape: Volume | None) -> Sequence[float]:
+    """World position of a request: millimetres, voxel, or where a mask on the study's grid is."""
+    for names in POSITIONS:
+        values = [float(row.get(name, np.nan)) for name in names]
+        if np.isfinite(values).all():
+            return values if names == POSITIONS[0] else study.grid.world(values)
+    if shape is not None and shape.grid.matches(study.grid):
+        return study.grid.world([float(axis.mean()) for axis in np.nonzero(shape.array)])
+    message = "has no position: give x_mm, y_mm, z_mm or z, y, x, or a mask on the study's grid"
+    raise ValueError(message)
+
+
+def ball(row: dict[str, Any], size: int, spacing_mm: float) -> NDArray[np.uint8]:
+    """A ball of the diameter that is asked for, in the ROI's middle."""
+    diameter = float(row.get("diameter_mm", np.nan))
+    if not 0 < diameter < np.inf:
+        message = f"diameter_mm is {diameter}: give a number above 0, or a mask"
+        raise ValueError(message)
+    offsets = (np.arange(size) - size // 2) * spacing_mm
+    z, y, x = np.meshgrid(offsets, offsets, offsets, indexing="ij")
+    mask: NDArray[np.uint8] = (z**2 + y**2 + x**2 <= (diameter / 2) ** 2).astype(np.uint8)
+    return mask
+
+
+def recentred(shape: Volume, size: int, spacing_mm: float) -> NDArray[np.uint8]:
+    """A mask's nodule on the ROI's grid, its centre in the middle."""
+    center = shape.grid.world([float(axis.mean()) for axis in np.nonzero(shape.array)])
+    array: NDArray[np.uint8] = resample_mask(shape, center, (size,) * 3, (spacing_mm,) * 3).array
+    return array
+
+
+def histogram_of(row: dict[str, Any]) -> tuple[float, ...]:
+    """The histogram that is asked for: shares with spaces between; empty where there is none."""
+    text = row.get("histogram")
+    if not isinstance(text, str) or not text.strip():
+        return ()
+    try:
+        shares = np.array([float(word) for word in text.split()])
+    except ValueError as error:
+        message = f"histogram is {text!r}: give numbers with spaces between"
+        raise ValueError(message) from error
+    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-3:
+        message = f"histogram sums to {shares.sum():g}: give shares of at least 0 that sum to 1"
+        raise ValueError(message)
+    return tuple((shares / shares.sum()).tolist())
+
+
+def check_apart(region: Region, others: Sequence[Region]) -> None:
+    """Refuse a nodule whose box meets that of an earlier one of the same study.
+
+    Raises:
+        ValueError: If they meet; names the other one.
+    """
+    low, high = extent(region)
+    for other in others:
+        lower, higher = extent(other)
+        if (low <= higher).all() and (lower <= high).all():
+            message = f"is at the place of {other.row['name']}: give another position"
+            raise ValueError(message)
+
+
+def extent(region: Region) -> tuple[NDArray[Any], NDArray[Any]]:
+    """World positions of opposite corners of a nodule's box, lower and higher."""
+    reach = np.argwhere(region.mask)
+    corners = [region.image.grid.world(end(axis=0).tolist()) for end in (reach.min, reach.max)]
+    return np.min(corners, axis=0), np.max(corners, axis=0)
+
+
+class InsertionDataset(NoduleDataset):
+    """The regions of all requests that can be fulfilled."""
+
+    image_dtype = np.int16
+
+    def __init__(self, regions: Sequence[Region], roi_size: int) -> None:
+        """Describe the regions."""
+        codes = [SUBTYPES.index(region.row["subtype"]) for region in regions]
+        super().__init__(codes, (roi_size,) * 3)
+        self.regions = list(regions)
+        self.table = pd.DataFrame([region.row for region in regions])
+
+    def facts(self) -> Iterable[str]:
+        """List the requests."""
+        yield self.table.to_json(orient="split")
+
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        """One region; `size` is that of the ROI."""
+        region = self.regions[nodule]
+        row, image = region.row, region.image
+        volume_mm3 = float(region.mask.sum()) * float(np.prod(image.spacing_mm))
+        known = {name: float(row.get(name, np.nan)) for name in RATINGS}
+        known["diameter_mm"] = (6 * volume_mm3 / np.pi) ** (1 / 3)
+        item: NoduleBatch = {
+            "image": torch.from_numpy(np.rint(image.array).astype(np.float32))[None],
+            "mask": torch.from_numpy(region.mask.astype(np.float32))[None],
+            "subtype": torch.tensor(self.subtypes[nodule]),
+            "attributes": {name: torch.tensor(value) for name, value in known.items()},
+            "spacing_mm": torch.tensor(image.spacing_mm, dtype=torch.float32),
+            "origin_mm": torch.tensor(image.origin_mm, dtype=torch.float64),
+            "direction": torch.from_numpy(image.direction.copy()),
+            "name": row["name"],
+            "patient_id": row["patient_id"],
+            "index": torch.tensor(row["index"]),
+        }
+        if any(other.histogram for other in self.regions):
+            length = max(len(other.histogram) for other in self.regions)
+            item["histogram"] = torch.tensor(region.histogram or (np.nan,) * length)
+        return item
+
+    def __getitem__(self, index: int) -> NoduleBatch:
+        """Return one region; its `index` is the request's seed."""
+        item = super().__getitem__(index)
+        item["index"] = torch.tensor(self.regions[index].row["index"])
+        return item
+
+
+class InsertionDataModule(NoduleDataModule):
+    """Requests to put nodules into whole CT studies, for `lightning predict` alone.
+
+    What cannot be fulfilled is kept in `failed`, with the reason, and does not stop the others.
+    Studies that an earlier, interrupted run has finished are left out.
+
+    Attributes:
+        failed: for each request that cannot be fulfilled why, by name.
+        done: rows of the manifest of studies that were finished before.
+    """
+
+    def __init__(
+        self,
+        requests: Path,
+        roi_size: int = 32,
+        roi_spacing_mm: float = 1.0,
+        margin_voxels: int = 3,
+        batch_size: int = 8,
+    ) -> None:
+        """Describe the requests.
+
+        Args:
+            requests: a CSV file, one nodule a row. `study` (MetaImage, NIfTI, NRRD or a folder with
+                a DICOM series, relative to the table); `x_mm`, `y_mm`, `z_mm` (world, LPS) or `z`,
+                `y`, `x` (voxel), unless the mask is on the study's grid; `diameter_mm` of a ball,
+                or `mask`, a file with the shape; `subtype`; and where wanted `name`, `seed`,
+                `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
+                between; else that of a real training nodule is drawn) and LIDC ratings.
+            roi_size: voxels of the ROI along each edge, those of the model.
+            roi_spacing_mm: spacing of the ROI, that of the model.
+            margin_voxels: of the model's head.
+            batch_size: requests that are synthesized together.
+        """
+        super().__init__(batch_size, cache_dir=None)
+        self.requests = requests
+        self.roi_size = roi_size
+        self.roi_spacing_mm = roi_spacing_mm
+        self.margin_voxels = margin_voxels
+        self.failed: dict[str, str] = {}
+        self.done: list[dict[str, Any]] = []
+
+    def build(self) -> dict[str, NoduleDataset]:
+        """Read every study once and cut its regions.
+
+        Raises:
+            FileNotFoundError: If there is no such table.
+            ValueError: If the table is faulty, or there is nothing to be done.
+        """
+        table = read_requests(self.requests)
+        root = self.requests.parent
+        regions: list[Region] = []
+        studies = list(table.groupby("study", sort=False))
+        for name, rows in tqdm(studies, desc="studies", unit="study"):
+            key = case_key(str(name), rows)
+            if (finished := self.finished(key)) is not None:
+                self.done += finished
+                continue
+            path = root / str(name)
+            try:
+                study = read_study(path)
+                if fault := check_hu(study.array):
+                    message = f"{name} {fault}"
+                    raise ValueError(message)
+            except (FileNotFoundError, ValueError) as error:
+                self.failed |= dict.fromkeys(rows["name"], str(error))
+                continue
+            for row in rows.to_dict("records"):
+                given: dict[str, Any] = {str(column): value for column, value in row.items()}
+                given |= {"key": key, "patient_id": pseudonym(given)}
+                try:
+                    region = cut(
+                        study, given, root, self.roi_size, self.roi_spacing_mm, self.margin_voxels
+                    )
+                    check_apart(region, [one for one in regions if one.row["key"] == key])
+                    regions.append(region)
+                except (FileNotFoundError, ValueError) as error:
+                    self.failed[given["name"]] = str(error)
+        return {"predict": InsertionDataset(regions, self.roi_size)}
+
+    def finished(self, key: str) -> list[dict[str, Any]] | None:
+        """Rows of the manifest of a study that was finished before; None if it was not."""
+        folder = Path(self.trainer.default_root_dir if self.trainer else ".")
+        path = folder / "finished" / f"{key}.json"
+        rows: list[dict[str, Any]] | None = json.loads(path.read_text()) if path.is_file() else None
+        return rows
+
+
+def case_key(study: str, rows: pd.DataFrame) -> str:
+    """Stands for a study with its requests."""
+    return sha256(study, rows.to_json(orient="split"))[:16]
+
+
+def pseudonym(row: dict[str, Any]) -> str:
+    """The request's patient, or a name made of the study's path that says nothing about it."""
+    given = row.get("patient_id")
+    return given if isinstance(given, str) and given else f"study-{sha256(row['study'])[:10]}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What one synthetic nodule changes in a study.
+
+    Attributes:
+        row: the request.
+        change: HU to add, on the ROI's grid; exactly 0 beyond the nodule's margin.
+        mask: `(z, y, x)` uint8 on the ROI's grid.
+    """
+
+    row: dict[str, Any]
+    change: Volume
+    mask: NDArray[np.uint8]
+
+
+def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint8]]:
+    """Add one nodule to a study, in place.
+
+    The difference between synthetic and real ROI is interpolated onto the study's voxels and added,
+    so that the study keeps its own noise and what is finer than the ROI. Where the difference is 0
+    no voxel changes.
+
+    Args:
+        study: int16 HU; its voxels are overwritten.
+        edit: what to add.
+
+    Returns:
+        The box of the study that the ROI covers, and the nodule's mask in it.
+    """
+    grid, roi = study.grid, edit.change
+    steps = np.asarray(study.spacing_mm) / roi.spacing_mm
+    first = np.asarray(grid.index(roi.origin_mm))
+    last = first + (np.asarray(roi.array.shape) - 1) / steps
+    low = np.clip(np.ceil(first - 1e-6), 0, None).astype(int)
+    high = np.minimum(np.floor(last + 1e-6).astype(int) + 1, study.array.shape)
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    shape = tuple((high - low).tolist())
+    offset = (low - first) * steps
+
+    def onto_study(values: NDArray[Any]) -> NDArray[np.float32]:
+        moved: NDArray[np.float32] = ndimage.affine_transform(
+            values.astype(np.float32), np.diag(steps), offset, shape, output=np.float32, order=1
+        )
+        return moved
+
+    added = np.rint(onto_study(roi.array))
+    voxels = study.array[box]
+    changed = voxels.astype(np.float32) + added
+    study.array[box] = np.clip(changed, -(2**15), 2**15 - 1).astype(study.array.dtype)
+    return box, binarize(onto_study(edit.mask))

@@ -1,0 +1,307 @@
+"""Nodules into whole studies: voxels, files, identity, failures."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from callbacks.insertion import StudyWriter
+from datamodules import InsertionDataModule, LIDCDataModule
+from datamodules.dicom import read_study
+from datamodules.insertion import Edit, apply
+from datamodules.studies import Volume, read_volume, write_volume
+from lightning_modules.core.region import feather, paste
+from noduleforge.prepare.lidc import prepare_lidc
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from dicom import uid_of, write_series
+
+SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
+INSIDE = (4.0, 2.0, 130.0)
+MARGIN_MM = 3.0
+
+
+class Painter(LightningModule):
+    """Paints 0 HU where a nodule is asked for."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        weight = feather(batch["mask"], 3)
+        image = paste(batch["image"], torch.zeros_like(batch["image"]), weight)
+        self.shown = batch
+        return {"image": image, "background": batch["image"], "evaluations": 1, "seed": 0}
+
+
+@pytest.fixture
+def scan() -> Volume:
+    rng = np.random.default_rng(0)
+    array = rng.integers(-950, -650, (40, 96, 90)).astype(np.int16)
+    array[:, :16] = 40  # chest wall
+    return Volume(array, SPACING, ORIGIN, np.eye(3))
+
+
+Insert = Callable[..., Path]
+
+
+@pytest.fixture
+def insert(tmp_path: Path, scan: Volume) -> Insert:
+    """Run requests for a study of a given form; returns the run's folder."""
+
+    def run(study: str, rows: list[dict[str, Any]], out: str = "out") -> Path:
+        path = tmp_path / study
+        if "." in study:
+            write_volume(path, scan)
+        elif not path.exists():
+            write_series(path, scan, "Known^Patient", uid_of("series"))
+        table = pd.DataFrame([{"study": study, "subtype": "solid", **row} for row in rows])
+        table.to_csv(tmp_path / "requests.csv", index=False)
+        data = InsertionDataModule(tmp_path / "requests.csv", batch_size=2)
+        trainer = Trainer(
+            default_root_dir=tmp_path / out,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            callbacks=[StudyWriter()],
+        )
+        trainer.predict(Painter(), data, return_predictions=False)
+        return tmp_path / out
+
+    return run
+
+
+def at(x: float, y: float, z: float, diameter: float = 8, **more: Any) -> dict[str, Any]:
+    return {"x_mm": x, "y_mm": y, "z_mm": z, "diameter_mm": diameter, **more}
+
+
+@pytest.mark.parametrize("study", ["scan.nii.gz", "scan.mha", "scan.nrrd", "dicom"])
+def test_a_study_comes_back_in_its_form(study: str, insert: Insert, scan: Volume) -> None:
+    root = insert(study, [at(*INSIDE), at(20, 10, 120, 6, name="other")])
+    table = pd.read_csv(root / "nodules.csv")
+    assert table["status"].tolist() == ["inserted", "inserted"]
+    path = root / table["image"][0]
+    assert path.is_dir() if study == "dicom" else path.name.endswith(study[4:])
+    written = read_study(path)
+    assert written.grid.matches(scan.grid)
+    assert written.array.dtype == np.int16
+    # beyond nodule and margin every voxel is the source's
+    points = np.stack(np.meshgrid(*map(np.arange, scan.array.shape), indexing="ij"), -1)
+    world = points[..., ::-1] * SPACING[::-1] + ORIGIN
+    near = np.zeros(scan.array.shape, bool)
+    for row in table.itertuples():
+        distance = np.abs(world - [row.x_mm, row.y_mm, row.z_mm]).max(-1)
+        near |= distance <= row.diameter_mm / 2 + MARGIN_MM + 1.0
+        mask = read_volume(root / row.mask)
+        assert mask.grid.matches(scan.grid)
+        volume = mask.array.sum() * np.prod(SPACING)
+        assert volume == pytest.approx(np.pi / 6 * row.diameter_mm**3, rel=0.3)
+        # painted in the middle, with the study's own finest detail left
+        middle = written.array[tuple(np.argwhere(mask.array).mean(0).round().astype(int))]
+        assert abs(middle) < 160
+    np.testing.assert_array_equal(written.array[~near], scan.array[~near])
+    assert (written.array[near] != scan.array[near]).any()
+    # and it is what training reads
+    data = LIDCDataModule(
+        root=root, select="status == 'inserted'", roi_size=16, fractions=[0, 0, 1], cache_dir=None
+    )
+    data.setup("test")
+    assert data.datasets["test"][0]["attributes"]["diameter_mm"] == pytest.approx(8, rel=0.1)
+
+
+def test_equal_spacing_adds_the_difference_itself() -> None:
+    rng = np.random.default_rng(0)
+    study = Volume(
+        rng.integers(-900, 0, (20, 30, 40)).astype(np.int16), (1.0,) * 3, ORIGIN, np.eye(3)
+    )
+    before = study.array.copy()
+    change = np.zeros((8, 8, 8), np.float32)
+    change[2:6, 2:6, 2:6] = rng.normal(0, 300, (4, 4, 4))
+    roi = Volume(change, (1.0,) * 3, study.grid.world((3, 5, 7)), np.eye(3))
+    box, mask = apply(study, Edit({}, roi, (change != 0).astype(np.uint8)))
+    expected = before.copy()
+    expected[3:11, 5:13, 7:15] += np.rint(change).astype(np.int16)
+    np.testing.assert_array_equal(study.array, expected)
+    assert box == (slice(3, 11), slice(5, 13), slice(7, 15))
+    np.testing.assert_array_equal(mask, change != 0)
+
+
+def test_an_affine_difference_is_interpolated_exactly() -> None:
+    """Linear interpolation of a linear function, on a grid of another spacing and offset."""
+    study = Volume(np.zeros((12, 40, 40), np.int16), (2.5, 0.7, 0.7), (0.0,) * 3, np.eye(3))
+    z, y, x = np.indices((20, 20, 20))
+    roi = Volume((10.0 * z + 3 * y - x), (1.0,) * 3, (3.0, 4.0, 5.0), np.eye(3))
+    box, _ = apply(study, Edit({}, roi, np.ones((20, 20, 20), np.uint8)))
+    at_z, at_y, at_x = np.meshgrid(
+        *[np.arange(part.start, part.stop) for part in box], indexing="ij"
+    )
+    expected = 10 * (at_z * 2.5 - 5) + 3 * (at_y * 0.7 - 4) - (at_x * 0.7 - 3)
+    assert np.abs(study.array[box] - expected).max() <= 0.51
+    assert study.array.any()
+
+
+def test_dicom_says_that_it_is_synthetic_and_whose_it_is_not(
+    insert: Insert, tmp_path: Path
+) -> None:
+    root = insert("dicom", [at(*INSIDE, patient_id="pseudo-1")])
+    written = sorted((root / "studies").rglob("*.dcm"))
+    sources = [pydicom.dcmread(path) for path in (tmp_path / "dicom").iterdir()]
+    uids = {str(getattr(s, n)) for s in sources for n in ("SOPInstanceUID", "SeriesInstanceUID")}
+    assert len(written) == len(sources)
+    for path in written:
+        data = pydicom.dcmread(path)
+        assert list(data.ImageType[:2]) == ["DERIVED", "SECONDARY"]
+        assert "SYNTHETIC" in data.SeriesDescription
+        assert data.ContributingEquipmentSequence[0].Manufacturer == "noduleforge"
+        assert (data.PatientID, str(data.PatientName)) == ("pseudo-1", "SYNTHETIC^pseudo-1")
+        assert data.SOPInstanceUID not in uids
+        assert data.SourceImageSequence[0].ReferencedSOPInstanceUID in uids
+        assert not [element for element in data if element.tag.is_private]
+    for path in root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for secret in (b"Known", b"Physician", b"19400101", b"private", b"Maker"):
+                assert secret not in content
+    masks = list((root / "masks").glob("*.dcm"))
+    assert len(masks) == 1
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    for path in (*written, *masks):
+        told = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        assert "Error" not in told.stderr + told.stdout, told.stderr
+
+
+def test_slope_and_intercept_are_the_sources(tmp_path: Path, scan: Volume) -> None:
+    write_series(tmp_path / "dicom", scan, "p", uid_of("s"), slope=2.0, intercept=-1001.0)
+    table = pd.DataFrame([{"study": "dicom", "subtype": "solid", **at(*INSIDE)}])
+    table.to_csv(tmp_path / "requests.csv", index=False)
+    data = InsertionDataModule(tmp_path / "requests.csv")
+    trainer = Trainer(
+        default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
+        enable_progress_bar=False, callbacks=[StudyWriter()],
+    )  # fmt: skip
+    trainer.predict(Painter(), data, return_predictions=False)
+    before = {d.InstanceNumber: d for d in map(pydicom.dcmread, (tmp_path / "dicom").iterdir())}
+    same = 0
+    for path in (tmp_path / "out/studies").rglob("*.dcm"):
+        after = pydicom.dcmread(path)
+        assert (after.RescaleSlope, after.RescaleIntercept) == (2, -1001)
+        source = before[after.InstanceNumber]
+        same += after.PixelData == source.PixelData
+        differ = after.pixel_array != source.pixel_array
+        assert differ.mean() < 0.05
+    assert 0 < len(before) - same < 12
+
+
+def test_the_result_is_prepared_like_any_other_series(insert: Insert, tmp_path: Path) -> None:
+    """DICOM with SEG goes through `noduleforge prepare lidc` again."""
+    root = insert("dicom", [at(*INSIDE), at(20, 10, 120, 6)])
+    prepare_lidc(root / "studies", root / "masks", tmp_path / "store", whole=True, workers=1)
+    table = pd.read_csv(tmp_path / "store/nodules.csv")
+    inserted = pd.read_csv(root / "nodules.csv")
+    masks = [read_volume(root / name).array for name in inserted["mask"]]
+    again = [read_volume(tmp_path / "store" / name).array for name in table["mask"]]
+    assert len(again) == 2
+    for mask in again:
+        assert any(np.array_equal(mask, other) for other in masks)
+
+
+def test_masks_positions_and_histograms_are_as_asked(
+    insert: Insert, scan: Volume, tmp_path: Path
+) -> None:
+    shape = np.zeros((10, 12, 14), np.uint8)
+    shape[3:8, 4:9, 5:12] = 1
+    write_volume(tmp_path / "shape.mha", Volume(shape, (1.0,) * 3, (0.0,) * 3, np.eye(3)))
+    there = np.zeros(scan.array.shape, np.uint8)
+    there[8:11, 70:76, 20:28] = 1
+    write_volume(tmp_path / "there.mha", Volume(there, SPACING, ORIGIN, np.eye(3)))
+    rows = [
+        {"mask": "shape.mha", "z": 20, "y": 40, "x": 45, "histogram": "0.25 0.75"},
+        {"mask": "there.mha"},
+    ]
+    root = insert("scan.mha", rows)
+    table = pd.read_csv(root / "nodules.csv")
+    assert table["status"].tolist() == ["inserted", "inserted"]
+    place = scan.grid.world((20, 40, 45))
+    assert table.loc[0, ["x_mm", "y_mm", "z_mm"]].tolist() == pytest.approx(place, abs=1e-3)
+    box = read_volume(root / table["mask"][0]).array
+    assert box.sum() * np.prod(SPACING) == pytest.approx(175, rel=0.35)
+    overlap = read_volume(root / table["mask"][1]).array * there
+    assert overlap.sum() > 0.8 * there.sum()
+    data = InsertionDataModule(tmp_path / "requests.csv")
+    data.setup("predict")
+    asked = [item["histogram"] for item in data.datasets["predict"]]
+    torch.testing.assert_close(asked[0], torch.tensor([0.25, 0.75]))
+    assert asked[1].isnan().all()
+
+
+def test_a_failed_request_loses_no_other(insert: Insert, tmp_path: Path) -> None:
+    rows = [
+        at(*INSIDE, name="good"),
+        at(500, 0, 130, name="outside"),
+        at(INSIDE[0] + 2, *INSIDE[1:], name="occupied"),
+        at(4, 30, 130, 28, name="large"),
+        at(4, -22, 130, 6, name="wall"),
+        at(-18, 20, 130, name="edge"),
+        at(20, 10, 120, name="odd", subtype="hard"),
+        at(20, 10, 120, name="lost", study="nowhere.mha"),
+        at(20, 10, 120, name="sum", histogram="0.5 0.6"),
+        {"name": "nothing", "diameter_mm": 8},
+        at(20, 10, 120, np.nan, name="size"),
+    ]
+    root = insert("scan.mha", rows)
+    table = pd.read_csv(root / "nodules.csv").set_index("nodule_id")
+    assert (table["status"] == "inserted").sum() == 1
+    for name, what in {
+        "outside": "lies outside the study",
+        "occupied": "is at the place of good",
+        "large": "do not fit into the ROI of 32 mm",
+        "wall": "its place is no lung",
+        "edge": "reach beyond the study",
+        "odd": "subtype is 'hard': expected one of solid",
+        "lost": "nowhere.mha does not exist",
+        "sum": "histogram sums to 1.1",
+        "nothing": "has no position",
+        "size": "diameter_mm is nan",
+    }.items():
+        assert what in table.loc[f"synthetic-{name}", "reason"], name
+
+
+def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume) -> None:
+    write_volume(tmp_path / "first.mha", scan)
+    rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
+    root = insert("scan.mha", rows)
+    table = (root / "nodules.csv").read_text()
+    first = next((root / "studies").glob("first*"))
+    before = first.stat().st_mtime_ns
+    (root / "nodules.csv").unlink()
+    for path in (root / "studies").glob("scan*"):
+        path.unlink()
+    for path in (root / "finished").iterdir():
+        if "first" not in path.read_text():
+            path.unlink()
+    insert("scan.mha", rows)
+    assert first.stat().st_mtime_ns == before
+    assert (root / "nodules.csv").read_text() == table
+    assert len(list((root / "studies").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,x\na,1\n", "lacks the column study"),
+        ("study,name\na,n\na,n\n", "requests of the same name"),
+        (None, "does not exist"),
+    ],
+)
+def test_wrong_tables_are_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    if text:
+        (tmp_path / "requests.csv").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        InsertionDataModule(tmp_path / "requests.csv").setup("predict")
