@@ -14,6 +14,7 @@ from jsonargparse import auto_cli
 
 from noduleforge.compare import compare
 from noduleforge.inspect import inspect
+from noduleforge.place import place
 from noduleforge.prepare.lidc import prepare_lidc
 from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.radiographs import prepare_chestxray14, prepare_jsrt
@@ -31,8 +32,12 @@ COMMANDS: dict[str, Any] = {
         "projections": prepare_projections,
     },
     "inspect": inspect,
+    "place": place,
     "compare": compare,
 }
+
+LISTS = {"compare": "runs", "place": "studies"}
+"""Commands that take a list of folders, and how their argument is called."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -42,10 +47,11 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command line without the program's name; `sys.argv` where it is None.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if words[:1] == ["compare"]:  # RUN ... is easier to type than a list
-        runs = list(takewhile(lambda word: not word.startswith("-"), words[1:]))
-        options = words[1 + len(runs) :]
-        words = ["compare", *([f"--runs={json.dumps(runs)}"] if runs else []), *options]
+    if words and words[0] in LISTS:  # RUN ... is easier to type than a list
+        given = list(takewhile(lambda word: not word.startswith("-"), words[1:]))
+        options = words[1 + len(given) :]
+        listed = [f"--{LISTS[words[0]]}={json.dumps(given)}"] if given else []
+        words = [words[0], *listed, *options]
     if words[:1] == ["inspect"] and words[1:] and not words[1].startswith("-"):
         words.insert(1, "--root")
     try:
