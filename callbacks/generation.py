@@ -94,7 +94,8 @@ class GenerationMetrics(Callback):
         metrics: by name.
         samples: how many nodules in training, the first of the split; all by default. The test
             split is always taken whole.
-        every_n_epochs: in training, how often.
+        every_n_epochs: in training, how often: after the validation of every so many epochs.
+        every_n_steps: after every so many steps instead.
     """
 
     def __init__(
@@ -102,23 +103,54 @@ class GenerationMetrics(Callback):
         metrics: dict[str, GenerationMetric],
         samples: int | None = None,
         every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if not metrics or every_n_epochs < 1 or (samples is not None and samples < 2):
+        if (
+            not metrics
+            or every_n_epochs < 1
+            or (every_n_steps is not None and every_n_steps < 1)
+            or (samples is not None and samples < 2)
+        ):
             message = (
-                f"GenerationMetrics has metrics {list(metrics)}, samples {samples} and "
-                f"every_n_epochs {every_n_epochs}: give a metric, two samples or more, and every "
-                "epoch or more."
+                f"GenerationMetrics has metrics {list(metrics)}, samples {samples}, every_n_epochs "
+                f"{every_n_epochs} and every_n_steps {every_n_steps}: give a metric, two samples "
+                "or more, and every epoch or step or more."
             )
             raise ValueError(message)
-        self.metrics, self.samples, self.every_n_epochs = metrics, samples, every_n_epochs
+        self.metrics, self.samples = metrics, samples
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self._evaluated_step = 0
         self.draws = max(metric.draws for metric in metrics.values())
         self._seen: set[str] = set()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate, every so many epochs."""
-        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if trainer.sanity_checking or self.every_n_steps is not None:
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._evaluate(trainer, pl_module, "val")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Evaluate, every so many steps."""
+        step = trainer.global_step
+        # with gradient accumulation several batches end with the same step
+        if self.every_n_steps is None or step % self.every_n_steps or step == self._evaluated_step:
+            return
+        self._evaluated_step = step
+        training = [module for module in pl_module.modules() if module.training]
+        pl_module.eval()
+        with torch.no_grad():
+            self._evaluate(trainer, pl_module, "val")
+        for module in training:
+            module.training = True
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate."""

@@ -152,6 +152,20 @@ def test_in_training_a_few_every_few_epochs(
     ]
 
 
+def test_in_training_every_few_steps(
+    data: LIDCDataModule, make_trainer: Any, tmp_path: Path
+) -> None:
+    recorder, model = Recorder(), Copies()
+    model.part = torch.nn.Dropout().eval()
+    callback = GenerationMetrics({"a": recorder}, samples=3, every_n_steps=2)
+    trainer = make_trainer(callback, max_steps=5, accumulate_grad_batches=2, max_epochs=-1)
+    trainer.fit(model, data)
+    assert recorder.begun == 3  # the real images, and twice the synthetic ones
+    assert list(pd.read_csv(tmp_path / "run/generation.csv")["step"]) == [2, 4]
+    assert model.training
+    assert not model.part.training
+
+
 def test_perfect_copies_have_no_distance_and_the_floor_has(
     data: LIDCDataModule, make_trainer: Any
 ) -> None:
@@ -164,7 +178,9 @@ def test_perfect_copies_have_no_distance_and_the_floor_has(
     assert callback.metrics["fid"].provenance["network"].startswith("random")
 
 
-@pytest.mark.parametrize("settings", [{"metrics": {}}, {"samples": 1}, {"every_n_epochs": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"metrics": {}}, {"samples": 1}, {"every_n_epochs": 0}, {"every_n_steps": 0}]
+)
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="give a metric, two samples or more"):
         GenerationMetrics(**{"metrics": {"a": Recorder()}, **settings})
