@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 
 from datamodules.batch import NoduleBatch, Synthesis
-from datamodules.dicom import only_series, read_study
 from datamodules.files import written_whole
 from datamodules.insertion import (
     Edit,
     InsertionDataModule,
     InsertionDataset,
+    Placed,
     apply,
     read_requests,
 )
 from datamodules.studies import Volume, write_volume
-from datamodules.synthetic_dicom import write_segmentation, write_synthetic_series
 
 COLUMNS = (
     *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
@@ -30,8 +28,6 @@ COLUMNS = (
 """Columns of the manifest."""
 
 INSERTED, FAILED = "inserted", "failed"
-
-Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
 
 
 class StudyWriter(Callback):
@@ -52,7 +48,10 @@ class StudyWriter(Callback):
         """
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, InsertionDataModule):
-            message = f"StudyWriter needs data.class_path InsertionDataModule, not {type(data)}"
+            message = (
+                "StudyWriter needs data.class_path InsertionDataModule or FilmInsertionDataModule, "
+                f"not {type(data).__name__}"
+            )
             raise ValueError(message)
         if trainer.world_size > 1:
             message = (
@@ -114,23 +113,13 @@ class StudyWriter(Callback):
     def finish(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
         """Write one study; return its rows of the manifest."""
         source = self.data.requests.parent / edits[0].row["study"]
-        study = read_study(source)
-        placed: Placed = {}
-        rows: list[dict[str, Any]] = []
-        name = f"{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
-        suffix = "" if source.is_dir() else "".join(source.suffixes[-2:]).lower()
-        image = f"studies/{name}{'' if source.is_dir() else known_suffix(suffix)}"
-        for edit in edits:
-            placed[edit.row["name"]] = apply(study, edit)
-            rows.append(self.row(edit, image, study))
-        if source.is_dir():
-            series = only_series(source)
-            patient = edits[0].row["patient_id"]
-            files = write_synthetic_series(series, study.array, self.root / image, patient, key)
-            segmentation = self.root / f"masks/{name}.dcm"
-            write_segmentation(segmentation, files, placed, study.array.shape[1:], key)
-        else:
-            write_volume(self.root / image, study, "SYNTHETIC nodules inserted by noduleforge")
+        study = self.data.read(source, edits[0].row)
+        placed: Placed = {edit.row["name"]: apply(study, edit) for edit in edits}
+        # named so that it says what it is where the format has no header
+        name = f"synthetic-{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
+        who = edits[0].row["patient_id"]
+        image = self.data.write(source, study, self.root, name, placed, key, who)
+        rows = [self.row(edit, image) for edit in edits]
         for row, (box, mask) in zip(rows, placed.values(), strict=True):
             whole = np.zeros(study.array.shape, np.uint8)
             whole[box] = mask
@@ -140,7 +129,7 @@ class StudyWriter(Callback):
             path.write_text(json.dumps(rows))
         return rows
 
-    def row(self, edit: Edit, image: str, study: Volume) -> dict[str, Any]:
+    def row(self, edit: Edit, image: str) -> dict[str, Any]:
         """An inserted nodule's row of the manifest."""
         row, roi = edit.row, edit.change
         center = roi.grid.world([n // 2 for n in roi.array.shape])
@@ -149,9 +138,9 @@ class StudyWriter(Callback):
             "patient_id": row["patient_id"],
             "image": image,
             "mask": f"masks/synthetic-{row['name']}.nii.gz",
-            "subtype": row["subtype"],
+            "subtype": row.get("subtype", ""),
             "diameter_mm": round(row["diameter_mm"], 2),
-            **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", center, strict=True)},
+            **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", center, strict=False)},
             "seed": row["index"],
             "evaluations": row["evaluations"],
             "checkpoint": self.checkpoint,
@@ -165,8 +154,3 @@ def failure(name: str, why: str) -> dict[str, Any]:
     """A failed request's row of the manifest."""
     row = {"nodule_id": f"synthetic-{name}", "status": FAILED, "reason": why}
     return {**dict.fromkeys(COLUMNS, ""), **row}
-
-
-def known_suffix(suffixes: str) -> str:
-    """The ending of an image file."""
-    return ".nii.gz" if suffixes.endswith(".nii.gz") else f".{suffixes.rpartition('.')[2]}"

@@ -4,7 +4,7 @@ from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.chestxray14 import ChestXray14DataModule
 from datamodules.folder import FolderDataModule
-from datamodules.insertion import InsertionDataModule
+from datamodules.insertion import FilmInsertionDataModule, InsertionDataModule
 from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset
@@ -16,6 +16,7 @@ __all__ = [
     "SUBTYPES",
     "UNKNOWN_SUBTYPE",
     "ChestXray14DataModule",
+    "FilmInsertionDataModule",
     "FolderDataModule",
     "InsertionDataModule",
     "JSRTDataModule",

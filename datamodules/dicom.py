@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -269,3 +269,39 @@ def only_series(folder: Path) -> Series:
         message = f"{folder} has {series.notes[-1]}: find the missing slices, or take the rest away"
         raise ValueError(message)
     return series
+
+
+def read_dicom_film(path: Path) -> Volume:
+    """Read a radiograph (CR, DX), bone bright, in its stored units.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, has several frames or signed values, or says no spacing.
+    """
+    if not path.is_file():
+        message = f"{path} does not exist: check the table's path"
+        raise FileNotFoundError(message)
+    try:
+        data = pydicom.dcmread(path)
+        pixels = data.pixel_array
+    except (InvalidDicomError, RuntimeError, AttributeError, NotImplementedError) as error:
+        message = f"{path} cannot be read as a DICOM image ({error}): copy or decompress it"
+        raise ValueError(message) from error
+    spacing = data.get("PixelSpacing") or data.get("ImagerPixelSpacing")
+    if pixels.ndim != 2 or data.PixelRepresentation or spacing is None:
+        message = (
+            f"{path} has pixels of shape {pixels.shape}, {'signed' * data.PixelRepresentation}"
+            f" and the spacing {spacing}: expected one frame of unsigned values with a spacing"
+        )
+        raise ValueError(message)
+    bright = turned_round(pixels, data)
+    along = (float(spacing[0]), float(spacing[1]))
+    return Volume(bright.astype(np.uint16), along, (0.0, 0.0), np.eye(2))
+
+
+def turned_round(pixels: NDArray[Any], data: pydicom.Dataset) -> NDArray[Any]:
+    """Stored values to bone bright, or back: MONOCHROME1 has them the other way round."""
+    if data.PhotometricInterpretation != "MONOCHROME1":
+        return pixels
+    turned: NDArray[Any] = (2 ** int(data.BitsStored) - 1) - pixels
+    return turned

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from datamodules.studies import Volume, read_volume
+from datamodules.files import written_whole
+from datamodules.studies import Volume, read_volume, write_volume
 
 JSRT_SIDE, JSRT_SPACING_MM, JSRT_MAX = 2048, 0.175, 4095
 """Pixels along each side of JSRT's films, their spacing, and the highest value of 12 bits."""
@@ -101,6 +103,34 @@ def read_film(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
         message = f"{path} has {film.array.ndim} dimensions, expected a radiograph with 2"
         raise ValueError(message)
     return film
+
+
+def write_film(path: Path, film: Volume, description: str) -> None:
+    """Write a radiograph whole or not at all, as a picture, JSRT's `.IMG` or a 2D image file.
+
+    Args:
+        path: where to; its ending says the format.
+        film: bone bright, of an integer type.
+        description: goes into a PNG's or an image file's header; `.IMG` has none.
+
+    Raises:
+        ValueError: If the ending is that of a format that loses values.
+    """
+    kind = path.suffix.lower()
+    if kind == ".img":
+        density = (JSRT_MAX - film.array.clip(0, JSRT_MAX).astype(np.int32)).astype(">u2")
+        with written_whole(path) as temporary:
+            density.tofile(temporary)
+    elif kind == ".png":
+        information = PngInfo()
+        information.add_text("Description", description)
+        with written_whole(path) as temporary:
+            Image.fromarray(film.array).save(temporary, pnginfo=information)
+    elif kind in PICTURES:
+        message = f"{path} would lose values: give the film as PNG, DICOM, .IMG or an image file"
+        raise ValueError(message)
+    else:
+        write_volume(path, film, description)
 
 
 def lies_on_its_side(pixels: NDArray[Any]) -> bool:

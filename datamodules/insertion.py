@@ -1,4 +1,4 @@
-"""Requests to put synthetic nodules into whole CT studies."""
+"""Requests to put synthetic nodules into whole studies: CT volumes, or radiographs."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,28 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from datamodules.base import NoduleDataModule, NoduleDataset, sha256
-from datamodules.batch import SUBTYPES, NoduleBatch
-from datamodules.dicom import read_study
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.dicom import only_series, read_dicom_film, read_study
+from datamodules.films import read_film, write_film
 from datamodules.lidc import AIR_HU, RATINGS, check_hu
-from datamodules.studies import Volume, binarize, read_volume, resample, resample_mask
+from datamodules.studies import (
+    WRITABLE,
+    Volume,
+    binarize,
+    read_volume,
+    resample,
+    resample_mask,
+    write_volume,
+)
+from datamodules.synthetic_dicom import (
+    DESCRIPTION,
+    write_dicom_film,
+    write_segmentation,
+    write_synthetic_series,
+)
 
-POSITIONS = (("x_mm", "y_mm", "z_mm"), ("z", "y", "x"))
-"""Columns that say where: world position (LPS), or voxel."""
+Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
+"""For each nodule's name the box of the study that it lies in, and its mask there."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,8 @@ class Region:
 
     Attributes:
         row: the request as its table has it, with `name`, `study` and `index`.
-        image: the ROI's HU.
-        mask: `(z, y, x)` uint8, 1 inside the nodule that is asked for.
+        image: the ROI, in HU or a film's units.
+        mask: on the ROI's grid, uint8, 1 inside the nodule that is asked for.
         histogram: the HU histogram that is asked for, if any.
     """
 
@@ -68,30 +83,35 @@ def read_requests(path: Path) -> pd.DataFrame:
 
 
 def cut(
-    study: Volume, row: dict[str, Any], root: Path, size: int, spacing_mm: float, margin: int
+    study: Volume,
+    row: dict[str, Any],
+    root: Path,
+    size: int,
+    spacing_mm: float,
+    margin: int,
+    fill: float = AIR_HU,
 ) -> Region:
     """Cut the ROI of one request.
 
     Args:
-        study: the whole CT, in HU.
+        study: the whole study.
         row: the request.
         root: folder that the request's files are relative to.
         size: voxels of the ROI along each edge.
         spacing_mm: spacing of the ROI.
         margin: voxels around the nodule that must fit into the ROI.
+        fill: what lies outside the study.
 
     Raises:
         FileNotFoundError: If the mask is missing.
         ValueError: If the request cannot be fulfilled; says why.
     """
-    if row.get("subtype") not in SUBTYPES:
-        message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
-        raise ValueError(message)
+    rank = study.array.ndim
     shape = None
     if isinstance(row.get("mask"), str):
         shape = read_volume(root / row["mask"])
-        if shape.array.ndim != 3 or not shape.array.any():
-            message = f"{row['mask']} is empty or not 3D: give a mask with the nodule in it"
+        if shape.array.ndim != rank or not shape.array.any():
+            message = f"{row['mask']} is empty or not {rank}D: give a mask with the nodule in it"
             raise ValueError(message)
     point = position(study, row, shape)
     index = study.grid.index(point)
@@ -100,9 +120,11 @@ def cut(
         raise ValueError(message)
     # the voxel of the study that holds the position, so that equal spacing copies values
     center = study.grid.world([float(np.floor(i + 0.5)) for i in index])
-    spacing = (spacing_mm,) * 3
-    image = resample(study, center, (size,) * 3, spacing, fill=AIR_HU)
-    mask = ball(row, size, spacing_mm) if shape is None else recentred(shape, size, spacing_mm)
+    image = resample(study, center, (size,) * rank, (spacing_mm,) * rank, fill=fill)
+    if shape is None:
+        mask = ball(row, (size,) * rank, spacing_mm)
+    else:
+        mask = recentred(shape, (size,) * rank, spacing_mm)
     reach = np.argwhere(mask)
     if reach.min() < margin or reach.max() >= size - margin:
         message = (
@@ -115,41 +137,44 @@ def cut(
     if (places < -0.5).any() or (places > np.array(study.array.shape) - 0.5).any():
         message = "the nodule and its margin reach beyond the study: give another position"
         raise ValueError(message)
-    inside = image.array[mask > 0]
-    if inside.mean() > 0:
-        message = f"its place is no lung (mean {inside.mean():.0f} HU): give another position"
-        raise ValueError(message)
     return Region(row, image, mask, histogram_of(row))
 
 
 def position(study: Volume, row: dict[str, Any], shape: Volume | None) -> Sequence[float]:
     """World position of a request: millimetres, voxel, or where a mask on the study's grid is."""
-    for names in POSITIONS:
-        values = [float(row.get(name, np.nan)) for name in names]
-        if np.isfinite(values).all():
-            return values if names == POSITIONS[0] else study.grid.world(values)
+    rank = study.array.ndim
+    world, voxel = ("x_mm", "y_mm", "z_mm")[:rank], ("z", "y", "x")[-rank:]
+    point = [float(row.get(name, np.nan)) for name in world]
+    if np.isfinite(point).all():
+        return point
+    index = [float(row.get(name, np.nan)) for name in voxel]
+    if np.isfinite(index).all():
+        return study.grid.world(index)
     if shape is not None and shape.grid.matches(study.grid):
         return study.grid.world([float(axis.mean()) for axis in np.nonzero(shape.array)])
-    message = "has no position: give x_mm, y_mm, z_mm or z, y, x, or a mask on the study's grid"
+    message = (
+        f"has no position: give {', '.join(world)} or {', '.join(voxel)}, or a mask on the "
+        "study's grid"
+    )
     raise ValueError(message)
 
 
-def ball(row: dict[str, Any], size: int, spacing_mm: float) -> NDArray[np.uint8]:
-    """A ball of the diameter that is asked for, in the ROI's middle."""
+def ball(row: dict[str, Any], shape: tuple[int, ...], spacing_mm: float) -> NDArray[np.uint8]:
+    """A ball (in 2D a disc) of the diameter that is asked for, in the ROI's middle."""
     diameter = float(row.get("diameter_mm", np.nan))
     if not 0 < diameter < np.inf:
         message = f"diameter_mm is {diameter}: give a number above 0, or a mask"
         raise ValueError(message)
-    offsets = (np.arange(size) - size // 2) * spacing_mm
-    z, y, x = np.meshgrid(offsets, offsets, offsets, indexing="ij")
-    mask: NDArray[np.uint8] = (z**2 + y**2 + x**2 <= (diameter / 2) ** 2).astype(np.uint8)
+    axes = np.meshgrid(*[(np.arange(n) - n // 2) * spacing_mm for n in shape], indexing="ij")
+    distance = np.sqrt(sum(axis**2 for axis in axes))
+    mask: NDArray[np.uint8] = (distance <= diameter / 2).astype(np.uint8)
     return mask
 
 
-def recentred(shape: Volume, size: int, spacing_mm: float) -> NDArray[np.uint8]:
+def recentred(shape: Volume, size: tuple[int, ...], spacing_mm: float) -> NDArray[np.uint8]:
     """A mask's nodule on the ROI's grid, its centre in the middle."""
     center = shape.grid.world([float(axis.mean()) for axis in np.nonzero(shape.array)])
-    array: NDArray[np.uint8] = resample_mask(shape, center, (size,) * 3, (spacing_mm,) * 3).array
+    array: NDArray[np.uint8] = resample_mask(shape, center, size, (spacing_mm,) * len(size)).array
     return array
 
 
@@ -193,12 +218,10 @@ def extent(region: Region) -> tuple[NDArray[Any], NDArray[Any]]:
 class InsertionDataset(NoduleDataset):
     """The regions of all requests that can be fulfilled."""
 
-    image_dtype = np.int16
-
-    def __init__(self, regions: Sequence[Region], roi_size: int) -> None:
+    def __init__(self, regions: Sequence[Region], roi_size: Sequence[int]) -> None:
         """Describe the regions."""
-        codes = [SUBTYPES.index(region.row["subtype"]) for region in regions]
-        super().__init__(codes, (roi_size,) * 3)
+        codes = [code_of(region.row.get("subtype")) for region in regions]
+        super().__init__(codes, roi_size)
         self.regions = list(regions)
         self.table = pd.DataFrame([region.row for region in regions])
 
@@ -210,9 +233,11 @@ class InsertionDataset(NoduleDataset):
         """One region; `size` is that of the ROI."""
         region = self.regions[nodule]
         row, image = region.row, region.image
-        volume_mm3 = float(region.mask.sum()) * float(np.prod(image.spacing_mm))
+        measure = float(region.mask.sum()) * float(np.prod(image.spacing_mm))
+        flat = region.mask.ndim == 2  # area of a circle, volume of a sphere
+        diameter = 2 * (measure / np.pi) ** 0.5 if flat else (6 * measure / np.pi) ** (1 / 3)
         known = {name: float(row.get(name, np.nan)) for name in RATINGS}
-        known["diameter_mm"] = (6 * volume_mm3 / np.pi) ** (1 / 3)
+        known["diameter_mm"] = diameter
         item: NoduleBatch = {
             "image": torch.from_numpy(np.rint(image.array).astype(np.float32))[None],
             "mask": torch.from_numpy(region.mask.astype(np.float32))[None],
@@ -237,6 +262,11 @@ class InsertionDataset(NoduleDataset):
         return item
 
 
+def code_of(subtype: Any) -> int:
+    """The code of a request's subtype, which only CT has."""
+    return SUBTYPES.index(subtype) if subtype in SUBTYPES else UNKNOWN_SUBTYPE
+
+
 class InsertionDataModule(NoduleDataModule):
     """Requests to put nodules into whole CT studies, for `lightning predict` alone.
 
@@ -247,6 +277,8 @@ class InsertionDataModule(NoduleDataModule):
         failed: for each request that cannot be fulfilled why, by name.
         done: rows of the manifest of studies that were finished before.
     """
+
+    spatial_dims = 3
 
     def __init__(
         self,
@@ -296,10 +328,7 @@ class InsertionDataModule(NoduleDataModule):
                 continue
             path = root / str(name)
             try:
-                study = read_study(path)
-                if fault := check_hu(study.array):
-                    message = f"{name} {fault}"
-                    raise ValueError(message)
+                study = self.read(path, {str(k): v for k, v in rows.iloc[0].items()})
             except (FileNotFoundError, ValueError) as error:
                 self.failed |= dict.fromkeys(rows["name"], str(error))
                 continue
@@ -307,14 +336,75 @@ class InsertionDataModule(NoduleDataModule):
                 given: dict[str, Any] = {str(column): value for column, value in row.items()}
                 given |= {"key": key, "patient_id": pseudonym(given)}
                 try:
-                    region = cut(
-                        study, given, root, self.roi_size, self.roi_spacing_mm, self.margin_voxels
-                    )
+                    region = self.region(study, given)
                     check_apart(region, [one for one in regions if one.row["key"] == key])
                     regions.append(region)
                 except (FileNotFoundError, ValueError) as error:
                     self.failed[given["name"]] = str(error)
-        return {"predict": InsertionDataset(regions, self.roi_size)}
+        shape = (self.roi_size,) * self.spatial_dims
+        return {"predict": InsertionDataset(regions, shape)}
+
+    def read(self, path: Path, row: dict[str, Any]) -> Volume:
+        """Read a whole study, a CT in HU.
+
+        Args:
+            path: of the study.
+            row: the first of its requests.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged or not in HU.
+        """
+        study = read_study(path)
+        if fault := check_hu(study.array):
+            message = f"{path} {fault}"
+            raise ValueError(message)
+        return study
+
+    def region(self, study: Volume, row: dict[str, Any]) -> Region:
+        """Cut the ROI of one request.
+
+        Raises:
+            FileNotFoundError: If the mask is missing.
+            ValueError: If the request cannot be fulfilled; says why.
+        """
+        if row.get("subtype") not in SUBTYPES:
+            message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
+            raise ValueError(message)
+        size, spacing, margin = self.roi_size, self.roi_spacing_mm, self.margin_voxels
+        region = cut(study, row, self.requests.parent, size, spacing, margin)
+        mean = float(region.image.array[region.mask > 0].mean())
+        if mean > 0:
+            message = f"its place is no lung (mean {mean:.0f} HU): give another position"
+            raise ValueError(message)
+        return region
+
+    def write(
+        self, source: Path, study: Volume, root: Path, name: str, placed: Placed, key: str, who: str
+    ) -> str:
+        """Write a study with its nodules as its source is; with DICOM also their masks as SEG.
+
+        Args:
+            source: the study without nodules.
+            study: with them.
+            root: the run's folder.
+            name: of the study in it.
+            placed: the nodules.
+            key: stands for the study and its requests.
+            who: the patient's pseudonym.
+
+        Returns:
+            The path of the study in `root`.
+        """
+        if source.is_dir():
+            path = f"studies/{name}"
+            slices = write_synthetic_series(only_series(source), study.array, root / path, who, key)
+            shape = study.array.shape[1:]
+            write_segmentation(root / f"masks/{name}.dcm", slices, placed, shape, key)
+            return path
+        path = f"studies/{name}{ending(source, WRITABLE)}"
+        write_volume(root / path, study, DESCRIPTION)
+        return path
 
     def finished(self, key: str) -> list[dict[str, Any]] | None:
         """Rows of the manifest of a study that was finished before; None if it was not."""
@@ -335,14 +425,71 @@ def pseudonym(row: dict[str, Any]) -> str:
     return given if isinstance(given, str) and given else f"study-{sha256(row['study'])[:10]}"
 
 
+class FilmInsertionDataModule(InsertionDataModule):
+    """Requests to put nodules into whole radiographs: pictures, DICOM, or JSRT's `.IMG`.
+
+    As for CT, but the table has `x_mm`, `y_mm` or `y`, `x` (pixel), and for pictures `spacing_mm`;
+    subtypes and histograms are not asked for. Which characteristics nodules have, and how strongly,
+    is said by the model (`strengths`). Films must have the units that the model was trained on.
+    """
+
+    spatial_dims = 2
+
+    def __init__(
+        self,
+        requests: Path,
+        roi_size: int = 64,
+        roi_spacing_mm: float = 0.8,
+        margin_voxels: int = 3,
+        batch_size: int = 8,
+    ) -> None:
+        """Describe the requests; see `InsertionDataModule`."""
+        super().__init__(requests, roi_size, roi_spacing_mm, margin_voxels, batch_size)
+
+    def read(self, path: Path, row: dict[str, Any]) -> Volume:
+        """Read a whole radiograph, bone bright.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged, or its spacing is not known.
+        """
+        if path.suffix.lower() == ".dcm":
+            return read_dicom_film(path)
+        spacing = float(row.get("spacing_mm", np.nan))
+        film = read_film(path, (spacing, spacing) if spacing > 0 else None)
+        return Volume(film.array.copy(), film.spacing_mm, film.origin_mm, film.direction)
+
+    def region(self, study: Volume, row: dict[str, Any]) -> Region:
+        """Cut the ROI of one request; raises as `cut` does."""
+        size, spacing, margin = self.roi_size, self.roi_spacing_mm, self.margin_voxels
+        fill = float(study.array.min())
+        return cut(study, row, self.requests.parent, size, spacing, margin, fill)
+
+    def write(
+        self, source: Path, study: Volume, root: Path, name: str, placed: Placed, key: str, who: str
+    ) -> str:
+        """Write a radiograph with its nodules as its source is."""
+        path = f"studies/{name}{source.suffix}"
+        if source.suffix.lower() == ".dcm":
+            write_dicom_film(source, study.array, root / path, who, key)
+        else:
+            write_film(root / path, study, DESCRIPTION)
+        return path
+
+
+def ending(path: Path, known: Sequence[str]) -> str:
+    """The ending of a file, out of those that are known."""
+    return next((one for one in known if path.name.lower().endswith(one)), path.suffix)
+
+
 @dataclass(frozen=True)
 class Edit:
     """What one synthetic nodule changes in a study.
 
     Attributes:
         row: the request.
-        change: HU to add, on the ROI's grid; exactly 0 beyond the nodule's margin.
-        mask: `(z, y, x)` uint8 on the ROI's grid.
+        change: what to add, on the ROI's grid; exactly 0 beyond the nodule's margin.
+        mask: uint8, on the ROI's grid.
     """
 
     row: dict[str, Any]
@@ -358,7 +505,7 @@ def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint
     no voxel changes.
 
     Args:
-        study: int16 HU; its voxels are overwritten.
+        study: of an integer type; its voxels are overwritten.
         edit: what to add.
 
     Returns:
@@ -383,5 +530,6 @@ def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint
     added = np.rint(onto_study(roi.array))
     voxels = study.array[box]
     changed = voxels.astype(np.float32) + added
-    study.array[box] = np.clip(changed, -(2**15), 2**15 - 1).astype(study.array.dtype)
+    limits = np.iinfo(study.array.dtype)
+    study.array[box] = np.clip(changed, limits.min, limits.max).astype(study.array.dtype)
     return box, binarize(onto_study(edit.mask))

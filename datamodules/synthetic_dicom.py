@@ -10,29 +10,33 @@ import pydicom
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from datamodules.dicom import Series
+from datamodules.dicom import Series, turned_round
 from datamodules.files import written_whole
 
 KEPT = (
-    *("Modality", "PatientPosition", "PositionReferenceIndicator", "BodyPartExamined"),
+    *("Modality", "PatientPosition", "PositionReferenceIndicator"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("SpacingBetweenSlices", "SliceLocation", "InstanceNumber", "AcquisitionNumber"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
     *("RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth"),
     *("KVP", "ConvolutionKernel", "ReconstructionDiameter", "GantryDetectorTilt"),
-    *("ExposureTime", "XRayTubeCurrent", "Exposure"),
+    *("ExposureTime", "XRayTubeCurrent", "Exposure", "ImagerPixelSpacing", "ViewPosition"),
+    *("PatientOrientation", "PresentationIntentType", "PixelIntensityRelationship"),
+    *("PixelIntensityRelationshipSign", "PresentationLUTShape", "LossyImageCompression"),
+    *("BurnedInAnnotation", "AnatomicRegionSequence", "ImageLaterality", "DetectorType"),
+    *("FieldOfViewOrigin", "FieldOfViewRotation", "FieldOfViewHorizontalFlip"),
 )
 """What is taken over from the source: how it was scanned and where its voxels lie. Everything else,
 all that may say whose it is and all private elements, is not."""
 
 EMPTY = (
     *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-    *("StudyID", "AccessionNumber", "KVP", "AcquisitionNumber", "PositionReferenceIndicator"),
-    *("Manufacturer", "SliceThickness", "ContentDate", "ContentTime", "Laterality"),
+    *("StudyID", "AccessionNumber", "Manufacturer", "ContentDate", "ContentTime"),
 )
+EMPTY_CT = ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness")
 """What DICOM wants to be there, with or without a value."""
 
 MAKER = "noduleforge"
@@ -69,23 +73,47 @@ def write_synthetic_series(
     return paths
 
 
+def write_dicom_film(
+    source: Path, pixels: NDArray[np.integer], path: Path, pseudonym: str, key: str
+) -> None:
+    """Write a radiograph with changed pixels; see `write_synthetic_series`.
+
+    Args:
+        source: the radiograph without nodules.
+        pixels: `(y, x)`, bone bright, as `read_dicom_film` reads them.
+        path: file to write.
+        pseudonym: stands for the patient.
+        key: new UIDs are made of it and the old ones.
+    """
+    old = pydicom.dcmread(source)
+    data = describe(old, pseudonym, key)
+    highest = 2 ** int(old.BitsStored) - 1
+    stored = turned_round(pixels.clip(0, highest), old).astype(old.pixel_array.dtype)
+    data.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    with written_whole(path) as temporary:
+        data.save_as(temporary, enforce_file_format=True)
+
+
 def describe(source: Dataset, pseudonym: str, key: str) -> Dataset:
     """The header of a synthetic slice: marked as such, without anybody's identity."""
     data = Dataset()
-    for name in EMPTY:
+    of_ct = source.get("Modality") == "CT"
+    for name in (*EMPTY, *(EMPTY_CT if of_ct else ())):
         setattr(data, name, None)
     for name in KEPT:
         if name in source:
             data[name] = source[name]
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    data.SOPClassUID = CTImageStorage
-    for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+    data.file_meta.MediaStorageSOPClassUID = source.SOPClassUID
+    data.SOPClassUID = source.SOPClassUID
+    data.BodyPartExamined = "CHEST"
+    uids = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    for name in (*uids, *(("FrameOfReferenceUID",) if of_ct else ())):
         old = str(source.get(name, "")) or str(source.SeriesInstanceUID)
         setattr(data, name, generate_uid(entropy_srcs=[MAKER, key, name, old]))
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    data.ImageType = ["DERIVED", "SECONDARY", *source.get("ImageType", [])[2:]]
     data.PatientName, data.PatientID = f"SYNTHETIC^{pseudonym}", pseudonym
     data.PatientIdentityRemoved = "YES"
     data.DeidentificationMethod = "noduleforge: only geometry and acquisition are kept"

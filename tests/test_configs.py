@@ -31,6 +31,7 @@ BASE = {
     "cxr/zip.yaml": ["cxr/diffusion.yaml", "cxr/composition.yaml"],
     "cxr/labels.yaml": ["cxr/diffusion.yaml"],
     "cxr/fidelity.yaml": ["cxr/diffusion.yaml"],
+    "cxr/insert.yaml": ["cxr/diffusion.yaml"],
     "cxr/mergings.yaml": ["cxr/diffusion.yaml", "cxr/fidelity.yaml"],
     "cxr/autoencoder_gpu.yaml": ["cxr/autoencoder.yaml"],
     "cxr/pretrain_gpu.yaml": ["cxr/pretrain.yaml"],
@@ -81,7 +82,10 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert resolved["model"]["class_path"].startswith("lightning_modules.")
     assert resolved["trainer"]["default_root_dir"].startswith("runs/")
     of_folders = ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml", "cxr/mergings.yaml")
-    begins = {"ct/insert.yaml": "runs/ct/diffusion/checkpoints/last.ckpt"}
+    begins = {
+        f"{kind}/insert.yaml": f"runs/{kind}/diffusion/checkpoints/last.ckpt"
+        for kind in ("ct", "cxr")
+    }
     begins |= dict.fromkeys(of_folders)
     assert resolved["ckpt_path"] == begins.get(name, "last")
 
@@ -271,6 +275,26 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     return ["--config", str(file)]
 
 
+def insert_into_a_film(films: Path, base: str, tmp_path: Path) -> None:
+    """Run configs/cxr/insert.yaml on a film, with a small base."""
+    film = next(films.rglob("*.png"))
+    row = {"study": film, "spacing_mm": 0.2, "y": 400, "x": 300, "diameter_mm": 9}
+    pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
+    small = {
+        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), "unet": SMALL_UNET}},
+        "data": {"init_args": {"requests": str(tmp_path / "requests.csv"), "roi_size": 32}},
+        "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
+        "ckpt_path": base,
+    }
+    (tmp_path / "insert.yaml").write_text(yaml.safe_dump(small))
+    config = [*arguments("cxr/insert.yaml"), "--config", str(tmp_path / "insert.yaml")]
+    main(["predict", *config])
+    table = pd.read_csv(tmp_path / "inserted/nodules.csv")
+    assert table["status"].tolist() == ["inserted"]
+    written = np.asarray(Image.open(tmp_path / "inserted" / table["image"][0]))
+    assert 0 < (written != np.asarray(Image.open(film).convert("L"))).mean() < 0.05
+
+
 @pytest.mark.parametrize("scale", ["", "_gpu"])
 def test_radiograph_configs_follow_on_each_other(
     scale: str, tmp_path: Path, store: Path, films: Path
@@ -311,6 +335,8 @@ def test_radiograph_configs_follow_on_each_other(
     codec = str(run("autoencoder", normal))
     first = str(run("pretrain", normal, autoencoder=codec))
     base = str(run("diffusion", nodules, init_from=first))
+    if not scale:
+        insert_into_a_film(films, base, tmp_path)
     chosen = {"calcified": {"calcified": 1}, "irregular": {"irregular": 1}}
     for name, only in chosen.items():
         run(name, {**nodules, "only": only}, init_from=base, characteristic=name)

@@ -13,9 +13,10 @@ import pydicom
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from PIL import Image
 
 from callbacks.insertion import StudyWriter
-from datamodules import InsertionDataModule, LIDCDataModule
+from datamodules import FilmInsertionDataModule, InsertionDataModule, LIDCDataModule
 from datamodules.dicom import read_study
 from datamodules.insertion import Edit, apply
 from datamodules.studies import Volume, read_volume, write_volume
@@ -23,7 +24,7 @@ from lightning_modules.core.region import feather, paste
 from noduleforge.prepare.lidc import prepare_lidc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from dicom import uid_of, write_series
+from dicom import uid_of, write_film, write_series
 
 SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
 INSIDE = (4.0, 2.0, 130.0)
@@ -278,10 +279,10 @@ def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume
     rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
     root = insert("scan.mha", rows)
     table = (root / "nodules.csv").read_text()
-    first = next((root / "studies").glob("first*"))
+    first = next((root / "studies").glob("synthetic-first*"))
     before = first.stat().st_mtime_ns
     (root / "nodules.csv").unlink()
-    for path in (root / "studies").glob("scan*"):
+    for path in (root / "studies").glob("synthetic-scan*"):
         path.unlink()
     for path in (root / "finished").iterdir():
         if "first" not in path.read_text():
@@ -290,6 +291,75 @@ def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume
     assert first.stat().st_mtime_ns == before
     assert (root / "nodules.csv").read_text() == table
     assert len(list((root / "studies").iterdir())) == 2
+
+
+def film(tmp_path: Path, form: str) -> tuple[Path, np.ndarray]:
+    """A radiograph in a file of a form, and its pixels, bone bright."""
+    rng = np.random.default_rng(0)
+    if form == "img":
+        density = rng.integers(500, 3500, (2048, 2048)).astype(">u2")
+        (tmp_path / "film.IMG").write_bytes(density.tobytes())
+        return tmp_path / "film.IMG", 4095 - density.astype(int)
+    if form in ("png8", "png16"):
+        top, kind = (200, np.uint8) if form == "png8" else (40_000, np.uint16)
+        pixels = rng.integers(top // 4, top, (300, 260)).astype(kind)
+        Image.fromarray(pixels).save(tmp_path / "film.png")
+        return tmp_path / "film.png", pixels
+    pixels = rng.integers(500, 3000, (300, 260)).astype(np.uint16)
+    write_film(tmp_path / "film.dcm", pixels, "Known^Patient", form)
+    return tmp_path / "film.dcm", pixels if form == "MONOCHROME2" else 4095 - pixels
+
+
+@pytest.mark.parametrize("form", ["png8", "png16", "img", "MONOCHROME1", "MONOCHROME2"])
+def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
+    path, pixels = film(tmp_path, form)
+    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9, "spacing_mm": 0.5}
+    pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
+    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    trainer = Trainer(
+        default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
+        enable_progress_bar=False, callbacks=[StudyWriter()],
+    )  # fmt: skip
+    trainer.predict(Painter(), data, return_predictions=False)
+    table = pd.read_csv(tmp_path / "out/nodules.csv")
+    assert table["status"].tolist() == ["inserted"]
+    written = tmp_path / "out" / table["image"][0]
+    assert written.suffix == path.suffix
+    before, after = (data.read(name, row) for name in (path, written))
+    np.testing.assert_array_equal(before.array, pixels)
+    assert after.array.dtype == before.array.dtype
+    assert after.spacing_mm == before.spacing_mm
+    changed = np.argwhere(before.array != after.array)
+    reach_mm = np.abs(changed - [150, 130]).max() * before.spacing_mm[0]
+    assert 4 < reach_mm < 9 / 2 + 3 * 0.8 + 0.8
+    mask = read_volume(tmp_path / "out" / table["mask"][0])
+    area = mask.array.sum() * np.prod(mask.spacing_mm)
+    assert area == pytest.approx(np.pi / 4 * 81, rel=0.15)
+    # painted with 0, with the film's own finest detail left
+    assert after.array[mask.array > 0].mean() < 0.3 * before.array[mask.array > 0].mean()
+    if path.suffix == ".png":
+        assert "SYNTHETIC" in Image.open(written).text["Description"]
+    if path.suffix == ".dcm":
+        assert b"Known" not in written.read_bytes()
+        assert list(pydicom.dcmread(written).ImageType[:2]) == ["DERIVED", "SECONDARY"]
+        if shutil.which("dciodvfy"):
+            told = subprocess.run(
+                ["dciodvfy", written], capture_output=True, text=True, check=False
+            )
+            assert "Error" not in told.stderr + told.stdout, told.stderr
+
+
+def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
+    path, _ = film(tmp_path, "png8")
+    (tmp_path / "broken.dcm").write_bytes(b"not DICOM")
+    where = {"y": 100, "x": 100, "diameter_mm": 9}
+    rows = [{"study": name, **where} for name in (path.name, "broken.dcm", "none.dcm")]
+    pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
+    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data.setup("predict")
+    told = " ".join(data.failed.values())
+    for what in ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist"):
+        assert what in told
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ import highdicom
 import numpy as np
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 from datamodules.studies import Volume
 from noduleforge.prepare.outlines import Drawing
@@ -70,6 +75,27 @@ def write_series(
         data.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def write_film(path: Path, pixels: np.ndarray, patient: str, photometric: str) -> None:
+    """A radiograph as a CR image of 12 bits."""
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid_of(path)
+    data.SeriesInstanceUID, data.StudyInstanceUID = uid_of(path, "s"), uid_of(path, "t")
+    data.PatientID = data.PatientName = patient
+    data.Modality, data.BodyPartExamined, data.ViewPosition = "CR", "CHEST", "PA"
+    data.ImageType = ["ORIGINAL", "PRIMARY"]
+    data.PatientOrientation = ["L", "F"]
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, photometric
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    data.PixelRepresentation, data.PixelSpacing = 0, [0.5, 0.5]
+    data.InstanceNumber = "1"
+    data.PixelData = pixels.astype("<u2").tobytes()
+    data.save_as(path, enforce_file_format=True)
 
 
 def lidc_xml(series: str, sessions: Iterable[Iterable[Drawing]], small: int = 0) -> str:
