@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from datamodules.dicom import read_dicom_film
 from datamodules.files import written_whole
 from datamodules.studies import Volume, read_volume, write_volume
 
@@ -80,7 +81,7 @@ def read_img(path: Path) -> Volume:
 
 
 def read_film(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
-    """Read a radiograph, bone bright: a picture, JSRT's `.IMG`, or what `read_volume` reads in 2D.
+    """Read a radiograph, bone bright: a picture, DICOM, JSRT's `.IMG`, or `read_volume`'s in 2D.
 
     Args:
         path: the file; its ending says the format.
@@ -93,6 +94,8 @@ def read_film(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
     """
     if path.suffix.lower() == ".img":
         return read_img(path)
+    if path.suffix.lower() == ".dcm":
+        return read_dicom_film(path)
     if path.suffix.lower() in PICTURES:
         if spacing_mm is None:
             message = f"{path} is a picture, which holds no spacing: give its spacing_mm"

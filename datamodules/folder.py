@@ -1,29 +1,70 @@
-"""Any folder of radiographs without a nodule, described by a table."""
+"""Any folder of radiographs with a table: films without a nodule, or nodules with masks."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from datamodules.base import SPLITS, Split, check_no_patient_crosses, raise_together
-from datamodules.radiographs import RadiographDataModule
+from datamodules.films import PICTURES
+from datamodules.lidc import read_table
+from datamodules.radiographs import RadiographDataModule, RadiographDataset
+from datamodules.studies import Volume, read_grid, read_volume
 
 COLUMNS = ("image", "patient_id", "spacing_mm")
 
 
-class FolderDataModule(RadiographDataModule):
-    """Films without a nodule, listed in a table.
+class MaskedDataset(RadiographDataset):
+    """Nodules with a mask on the film's grid; rows also have `nodule_mask`, its file."""
 
-    The table has the columns `image` (file relative to the folder), `patient_id` and `spacing_mm`
-    (distance between pixels), and may have `split` (train, val or test), which then decides.
+    def facts(self) -> Iterable[str]:
+        """List rows, files, their sizes and the ROI."""
+        yield from self.settings()
+        files = ["path", "nodule_mask"]
+        yield self.table.drop(columns=files).to_json(orient="split")
+        for path in (*self.table["path"], *self.table["nodule_mask"]):
+            yield json.dumps([path.name, path.stat().st_size])
+
+    def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
+        """Read a film and its nodule.
+
+        Raises:
+            ValueError: If the mask is empty or of another size than the film.
+        """
+        film = self.film(row)
+        inside = read_volume(row["nodule_mask"]).array > 0
+        if inside.shape != film.array.shape or not inside.any():
+            message = (
+                f"{row['nodule_mask']} has {inside.shape} pixels, {inside.sum()} of them in the "
+                f"nodule, and its film {film.array.shape}: give a mask on the film's grid with the "
+                "nodule in it"
+            )
+            raise ValueError(message)
+        middle = [float(axis.mean()) for axis in np.nonzero(inside)]
+        return film, inside, (middle[0], middle[1])
+
+
+class FolderDataModule(RadiographDataModule):
+    """Films without a nodule, or nodules with their masks, listed in a table.
+
+    Of films without one the table is `films.csv`, with the columns `image` (file relative to the
+    folder), `patient_id` and `spacing_mm` (distance between pixels); it may have `split` (train,
+    val or test), which then decides. Of nodules it is `nodules.csv`, as inserting synthetic ones
+    writes it: `nodule_id`, `patient_id`, `image` and `mask`, an image file on the film's grid that
+    says a picture's spacing too.
     """
 
     attributes = ()
+    dataset_class = MaskedDataset
 
     def __init__(
         self,
         root: Path,
-        csv: str = "films.csv",
+        csv: str | None = None,
         content: Literal["nodules", "normal"] = "normal",
         **settings: Any,
     ) -> None:
@@ -31,25 +72,43 @@ class FolderDataModule(RadiographDataModule):
 
         Args:
             root: folder with the table and the films, bone bright.
-            csv: name of the table in `root`.
-            content: `normal`; there are no nodules.
+            csv: name of the table in `root`; null for `films.csv` or `nodules.csv`.
+            content: `normal`, or `nodules`.
             settings: see `RadiographDataModule`.
         """
         super().__init__(content=content, **settings)
         self.root = Path(root)
-        self.csv = csv
+        self.csv = csv or ("films.csv" if content == "normal" else "nodules.csv")
+
+    def parts(self) -> dict[Split, pd.DataFrame]:
+        """The rows of each split."""
+        return self.split(self.nodules()) if self.content == "nodules" else super().parts()
 
     def nodules(self) -> pd.DataFrame:
-        """Refuse: the folder has no nodules.
+        """Read the table of nodules.
 
         Raises:
-            ValueError: Always.
+            FileNotFoundError: If the table or a mask is missing.
+            ValueError: If the table is faulty, or a mask is not 2D.
         """
-        message = (
-            f"{self.root / self.csv} lists films without a nodule: set content to normal, or "
-            "use the folder as hosts of SuperimposedDataModule"
+        table = read_table(self.root / self.csv, None, self.select)
+        masks = [self.root / name for name in table["mask"]]
+        films = [self.root / name for name in table["image"]]
+        spacings = [read_grid(mask).spacing_mm for mask in masks]
+        raise_together(
+            [
+                f"{mask} has {len(spacing)} dimensions, expected a mask of a radiograph with 2"
+                for mask, spacing in zip(masks, spacings, strict=True)
+                if len(spacing) != 2
+            ]
         )
-        raise ValueError(message)
+        of_pictures: list[Any] = [
+            spacing if film.suffix.lower() in PICTURES else None
+            for film, spacing in zip(films, spacings, strict=True)
+        ]
+        return table.assign(
+            name=table["nodule_id"], path=films, nodule_mask=masks, spacing_mm=of_pictures
+        )
 
     def normal_films(self) -> pd.DataFrame:
         """Read the table.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from datamodules.base import NoduleDataModule, NoduleDataset, sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.dicom import only_series, read_dicom_film, read_study
+from datamodules.dicom import only_series, read_study
 from datamodules.films import read_film, write_film
 from datamodules.lidc import AIR_HU, RATINGS, check_hu
 from datamodules.studies import (
@@ -68,7 +68,8 @@ def read_requests(path: Path) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path} does not exist: give a table of requests"
         raise FileNotFoundError(message)
-    table = pd.read_csv(path, dtype={"name": str, "study": str, "subtype": str, "mask": str})
+    texts = ("name", "study", "patient_id", "subtype", "mask", "spacing_mm")
+    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
     if "study" not in table or table.empty or table["study"].isna().any():
         message = f"{path} lacks the column study, or a cell of it: say which study each row is for"
         raise ValueError(message)
@@ -428,9 +429,10 @@ def pseudonym(row: dict[str, Any]) -> str:
 class FilmInsertionDataModule(InsertionDataModule):
     """Requests to put nodules into whole radiographs: pictures, DICOM, or JSRT's `.IMG`.
 
-    As for CT, but the table has `x_mm`, `y_mm` or `y`, `x` (pixel), and for pictures `spacing_mm`;
-    subtypes and histograms are not asked for. Which characteristics nodules have, and how strongly,
-    is said by the model (`strengths`). Films must have the units that the model was trained on.
+    As for CT, but the table has `x_mm`, `y_mm` or `y`, `x` (pixel), and for pictures `spacing_mm`
+    (one number, or two, along y and x, with a space between); subtypes and histograms are not asked
+    for. Which characteristics nodules have, and how strongly, is said by the model (`strengths`).
+    Films must have the units that the model was trained on.
     """
 
     spatial_dims = 2
@@ -453,10 +455,7 @@ class FilmInsertionDataModule(InsertionDataModule):
             FileNotFoundError: If it is missing.
             ValueError: If it is damaged, or its spacing is not known.
         """
-        if path.suffix.lower() == ".dcm":
-            return read_dicom_film(path)
-        spacing = float(row.get("spacing_mm", np.nan))
-        film = read_film(path, (spacing, spacing) if spacing > 0 else None)
+        film = read_film(path, film_spacing(row.get("spacing_mm")))
         return Volume(film.array.copy(), film.spacing_mm, film.origin_mm, film.direction)
 
     def region(self, study: Volume, row: dict[str, Any]) -> Region:
@@ -475,6 +474,24 @@ class FilmInsertionDataModule(InsertionDataModule):
         else:
             write_film(root / path, study, DESCRIPTION)
         return path
+
+
+def film_spacing(text: Any) -> tuple[float, float] | None:
+    """A picture's spacing along y and x in mm, from a cell of the table; None where it is empty.
+
+    Raises:
+        ValueError: If it is not one number above 0, or two.
+    """
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not min(numbers) > 0:
+        message = f"spacing_mm is {text!r}: give a number above 0, or two, along y and x"
+        raise ValueError(message)
+    return numbers[0], numbers[-1]
 
 
 def ending(path: Path, known: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from jsonargparse import auto_cli
 from noduleforge.compare import compare
 from noduleforge.inspect import inspect
 from noduleforge.place import place
+from noduleforge.place_films import place_films
 from noduleforge.prepare.lidc import prepare_lidc
 from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.radiographs import prepare_chestxray14, prepare_jsrt
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     },
     "inspect": inspect,
     "place": place,
+    "place-films": place_films,
     "compare": compare,
 }
 

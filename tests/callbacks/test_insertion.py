@@ -313,7 +313,8 @@ def film(tmp_path: Path, form: str) -> tuple[Path, np.ndarray]:
 @pytest.mark.parametrize("form", ["png8", "png16", "img", "MONOCHROME1", "MONOCHROME2"])
 def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
     path, pixels = film(tmp_path, form)
-    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9, "spacing_mm": 0.5}
+    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9, "spacing_mm": "0.5"}
+    row["patient_id"] = "007"
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
     data = FilmInsertionDataModule(tmp_path / "requests.csv")
     trainer = Trainer(
@@ -323,6 +324,7 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
     trainer.predict(Painter(), data, return_predictions=False)
     table = pd.read_csv(tmp_path / "out/nodules.csv")
     assert table["status"].tolist() == ["inserted"]
+    assert (tmp_path / "out/nodules.csv").read_text().splitlines()[1].split(",")[1] == "007"
     written = tmp_path / "out" / table["image"][0]
     assert written.suffix == path.suffix
     before, after = (data.read(name, row) for name in (path, written))
@@ -360,6 +362,22 @@ def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     told = " ".join(data.failed.values())
     for what in ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist"):
         assert what in told
+
+
+def test_a_pictures_spacing_may_differ_by_axis(tmp_path: Path) -> None:
+    path, _ = film(tmp_path, "png8")
+    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9}
+    rows = [
+        {**row, "spacing_mm": "0.5 0.25"},
+        {**row, "study": f"./{path.name}", "spacing_mm": "-"},
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
+    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    assert data.read(path, rows[0]).spacing_mm == (0.5, 0.25)
+    data.setup("predict")
+    assert list(data.failed.values()) == [
+        "spacing_mm is '-': give a number above 0, or two, along y and x"
+    ]
 
 
 @pytest.mark.parametrize(

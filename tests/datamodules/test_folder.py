@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules import FolderDataModule, SuperimposedDataModule
+from datamodules.studies import Volume, write_volume
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_faults_are_named(folder: Path, column: str, value: Any, message: str) -
 
 
 def test_a_missing_table_column_or_nodule_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="lists films without a nodule"):
+    with pytest.raises(FileNotFoundError, match=r"nodules\.csv does not exist"):
         FolderDataModule(folder, content="nodules").setup()
     with pytest.raises(FileNotFoundError, match=r"films\.csv does not exist"):
         FolderDataModule(tmp_path).setup()
@@ -102,3 +103,71 @@ def test_a_missing_table_column_or_nodule_is_named(folder: Path, tmp_path: Path)
     table.to_csv(folder / "films.csv", index=False)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) \['spacing_mm'\]"):
         FolderDataModule(folder).setup()
+
+
+@pytest.fixture
+def nodules(folder: Path) -> Path:
+    """Two nodules on each of the films, in the form that inserting synthetic ones writes."""
+    rows = []
+    for number in range(12):
+        for k, (y, x) in enumerate(((60, 50), (130, 110))):
+            mask = np.zeros((200, 160), np.uint8)
+            mask[y : y + 9, x : x + 5] = 1
+            name = f"synthetic-f{number}-{k}"
+            volume = Volume(mask, (0.5, 0.25), (0.0, 0.0), np.eye(2))
+            write_volume(folder / f"masks/{name}.nii.gz", volume)
+            row = {
+                "nodule_id": name,
+                "patient_id": str(number // 2),
+                "image": f"films/f{number}.png",
+            }
+            rows.append(
+                {**row, "mask": f"masks/{name}.nii.gz", "subtype": "", "status": "inserted"}
+            )
+    rows.append({"nodule_id": "synthetic-lost", "subtype": "", "status": "failed"})
+    pd.DataFrame(rows).to_csv(folder / "nodules.csv", index=False)
+    return folder
+
+
+def test_inserted_nodules_are_training_data(nodules: Path) -> None:
+    settings = {"select": "status == 'inserted'", "roi_size": 24, "roi_spacing_mm": 0.5}
+    data = FolderDataModule(nodules, content="nodules", **settings, fractions=(0.5, 0.0, 0.5))
+    data.setup()
+    parts = [data.datasets[split] for split in ("train", "test")]
+    assert sum(map(len, parts)) == 24
+    assert not {*parts[0].table["patient_id"]} & {*parts[1].table["patient_id"]}
+    item = parts[0][0]
+    assert item["patient_id"] in "012345"
+    # 9 x 5 pixels of 0.5 x 0.25 mm around the middle: 9 x 2 or 3 of 0.5 mm
+    y, x = np.nonzero(item["mask"][0].numpy())
+    assert (y.min(), y.max()) == (8, 16)
+    assert x.min() >= 10
+    assert x.max() <= 13
+    area = 45 * 0.5 * 0.25
+    assert item["attributes"]["diameter_mm"].item() == pytest.approx(2 * (area / np.pi) ** 0.5)
+    # another mask is other data
+    before = data.datasets["train"].fingerprint
+    for path in nodules.glob("masks/*"):
+        write_volume(path, Volume(np.ones((200, 160), np.uint8), (0.5, 0.25), (0, 0), np.eye(2)))
+    assert data.datasets["train"].fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "message"),
+    [
+        ((200, 160), 0, "0 of them in the nodule"),
+        ((20, 16), 1, "give a mask on the film's grid"),
+        ((20, 16, 4), 1, "has 3 dimensions, expected a mask of a radiograph with 2"),
+    ],
+)
+def test_faulty_masks_are_named(
+    nodules: Path, shape: tuple[int, ...], value: int, message: str
+) -> None:
+    n = len(shape)
+    for path in nodules.glob("masks/*"):
+        write_volume(path, Volume(np.full(shape, value, np.uint8), (1.0,) * n, (0,) * n, np.eye(n)))
+    settings = {"select": "status == 'inserted'", "fractions": (1.0, 0.0, 0.0)}
+    data = FolderDataModule(nodules, content="nodules", **settings)
+    with pytest.raises(ValueError, match=message):  # noqa: PT012  # some faults show when read
+        data.setup()
+        data.datasets["train"][0]

@@ -1,0 +1,135 @@
+"""Where nodules could be on radiographs: requests for `configs/cxr/insert.yaml`."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from tqdm import tqdm
+
+from datamodules.base import Split, split_by_patient
+from datamodules.files import written_whole
+from datamodules.films import lung_point, read_film, read_lungs
+from datamodules.radiographs import RadiographDataModule
+from datamodules.studies import Volume, read_volume, write_volume
+from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
+
+ATTEMPTS = 100
+"""How many points are drawn until a nodule lies apart from the others."""
+
+
+def place_films(
+    hosts: RadiographDataModule,
+    shapes: Path,
+    out: Path,
+    split: Split | None = None,
+    per_film: int = 1,
+    diameter_mm: tuple[float, float] = (6.0, 25.0),
+    select: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw requests for nodules on radiographs: where in the lungs, of which size and shape.
+
+    Shapes are outlines of real nodules of CT, turned, scaled and projected by chance. Writes
+    `requests.csv` and `shapes/`, for `data.init_args.requests` of configs/cxr/insert.yaml.
+
+    Args:
+        hosts: whose films without a nodule are used, and whose `lungs`, where given, say where
+            the lungs are; otherwise places lie where an upright film has its lungs.
+        shapes: data set of real nodules, as LIDCDataModule reads it, in 3D.
+        out: folder to write.
+        split: only films and shapes of this split, made with the `seed` and `fractions` of
+            `hosts`; needed (train) where a model is trained with the result. None for all.
+        per_film: nodules on each film.
+        diameter_mm: least and greatest diameter of the shapes in CT; sizes are those of real
+            nodules in between, times a factor from 0.8 to 1.25.
+        select: a pandas query over the table of `shapes`.
+        seed: of everything that is drawn.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        FileExistsError: If `out` has requests already.
+        ValueError: If a number is out of range, no shape fits, or no request could be placed.
+    """
+    if (out / "requests.csv").exists():
+        message = f"{out / 'requests.csv'} exists: choose another folder, or remove it"
+        raise FileExistsError(message)
+    if per_film < 1 or not 0 < diameter_mm[0] <= diameter_mm[1]:
+        message = (
+            f"per_film is {per_film} and diameter_mm {list(diameter_mm)}: give at least 1 nodule "
+            "and a range above 0"
+        )
+        raise ValueError(message)
+    films = hosts.normal_films()
+    library = read_shapes(shapes, select, diameter_mm)
+    if split is not None:
+        films = hosts.split(films)[split]
+        library = split_by_patient(library, hosts.seed, hosts.fractions)[split]
+    if films.empty or library.empty:
+        message = f"The {split} split has {len(films)} films and {len(library)} shapes: give more"
+        raise ValueError(message)
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for film in tqdm(films.to_dict("records"), desc="films", unit="film"):
+        drawn = _requests(film, hosts, shapes, library, out, per_film, diameter_mm, rng)
+        rows.extend(drawn)
+    if not rows:
+        message = "No nodule could be placed: allow smaller ones, or fewer"
+        raise ValueError(message)
+    with written_whole(out / "requests.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    print(f"{len(rows)} requests on {len(films)} films: {out / 'requests.csv'}")
+
+
+def _requests(
+    film: Mapping[Any, Any],
+    hosts: RadiographDataModule,
+    shapes: Path,
+    library: pd.DataFrame,
+    out: Path,
+    number: int,
+    diameter_mm: tuple[float, float],
+    rng: Generator,
+) -> list[dict[str, Any]]:
+    """The requests for one film; their shapes are written."""
+    grid = read_film(film["path"], film["spacing_mm"]).grid
+    lungs = None
+    if hosts.lungs is not None:
+        lungs = read_lungs(hosts.lungs, film["path"].stem, grid.shape)
+    rows: list[dict[str, Any]] = []
+    taken: list[tuple[Any, float]] = []
+    for k in range(number):
+        chosen = library.iloc[int(rng.integers(len(library)))].to_dict()
+        least, greatest = np.clip(SCALES, *np.divide(diameter_mm, chosen["diameter_mm"]))
+        scale = float(np.exp(rng.uniform(np.log(least), np.log(greatest))))
+        solid, reach_mm = turned(read_volume(shapes / chosen["mask"]), scale, rng)
+        for _ in range(ATTEMPTS):
+            point = np.array(grid.world(lung_point(grid.shape, lungs, rng)))
+            gaps = [np.linalg.norm(point - other) - reach for other, reach in taken]
+            if all(gap > reach_mm + GAP_MM for gap in gaps):
+                break
+        else:
+            print(f"{film['name']}: no place for a nodule with a reach of {reach_mm:.1f} mm")
+            continue
+        taken.append((point, reach_mm))
+        name = f"{film['name']}-{k}"
+        outline = Volume(solid.array.max(1), solid.spacing_mm[1:], (0.0, 0.0), np.eye(2))
+        file = f"shapes/{name}.nii.gz"
+        write_volume(out / file, outline, "outline of a nodule, noduleforge")
+        rows.append(
+            {
+                "name": name,
+                "study": os.path.relpath(film["path"], out),
+                "patient_id": film["patient_id"],
+                "spacing_mm": " ".join(f"{step:.6f}" for step in grid.spacing_mm),
+                "x_mm": round(float(point[0]), 3),
+                "y_mm": round(float(point[1]), 3),
+                "mask": file,
+                "seed": int(rng.integers(2**31)),
+                "shape_of": chosen["nodule_id"],
+            }
+        )
+    return rows
