@@ -9,6 +9,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis
 from datamodules.files import written_whole
 from datamodules.insertion import (
@@ -102,6 +103,7 @@ class StudyWriter(Callback):
         """Write the manifest."""
         order = {str(name): n for n, name in enumerate(read_requests(self.data.requests)["name"])}
         self.rows.sort(key=lambda row: order.get(row["nodule_id"].removeprefix("synthetic-"), 0))
+        write_generator(self.root, trainer, pl_module)
         path = self.root / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -1,35 +1,47 @@
 """Synthetic nodules as files."""
 
 import csv
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.generation import code_version
 from callbacks.ranks import gather_rows
-from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
+from datamodules.augmented import GENERATOR
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.files import written_whole
+from datamodules.lidc import RATINGS
 from datamodules.studies import Volume, write_volume
 
 COLUMNS = (
-    "nodule_id",
-    "patient_id",
-    "image",
-    "mask",
-    "subtype",
-    "diameter_mm",
-    "seed",
-    "evaluations",
-    "synthetic",
+    *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
+    *("seed", "evaluations", "synthetic", *RATINGS),
 )
+
+
+def write_generator(folder: Path, trainer: Trainer, module: Any) -> None:
+    """Write which checkpoint synthesized, and the keys of all patients that it was trained on.
+
+    `AugmentedDataModule` refuses nodules of a generator that has seen patients of the test split.
+    """
+    facts = {
+        "checkpoint": Path(str(trainer.ckpt_path or module.init_from)).name,
+        "code": code_version(),
+        "training_patients": sorted(module.patients),
+    }
+    with written_whole(folder / GENERATOR) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1))
 
 
 class NiftiWriter(Callback):
     """Write each predicted nodule as NIfTI in HU with the source's geometry, mask beside it.
 
     The folder `synthetic` of the run then holds a data set of the form that LIDCDataModule reads,
-    its table `nodules.csv` last; every file and row is marked as synthetic.
+    its table `nodules.csv` last, and `generator.json`; every file and row is marked as synthetic.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +61,7 @@ class NiftiWriter(Callback):
         synthesis: Synthesis = outputs
         folder = f"{trainer.default_root_dir}/synthetic"
         for row, name in enumerate(batch["name"]):
-            nodule_id = f"synthetic-{name}"
+            nodule_id, code = f"synthetic-{name}", int(batch["subtype"][row])
             files = {
                 "image": (synthesis["image"], np.int16),
                 "mask": (batch["mask"], np.uint8),
@@ -71,11 +83,17 @@ class NiftiWriter(Callback):
                     "patient_id": batch["patient_id"][row],
                     "image": f"images/{nodule_id}.nii.gz",
                     "mask": f"masks/{nodule_id}.nii.gz",
-                    "subtype": SUBTYPES[int(batch["subtype"][row])],
+                    "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
                     "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
                     "seed": synthesis["seed"],
                     "evaluations": synthesis["evaluations"],
                     "synthetic": "true",
+                    # those of the nodule that was asked for, where they are known
+                    **{
+                        rating: f"{value:g}"
+                        for rating, values in batch["attributes"].items()
+                        if rating in RATINGS and np.isfinite(value := float(values[row]))
+                    },
                 }
             )
 
@@ -84,7 +102,9 @@ class NiftiWriter(Callback):
         rows = gather_rows(self.rows)
         if not trainer.is_global_zero:
             return
-        path = f"{trainer.default_root_dir}/synthetic/nodules.csv"
+        folder = Path(trainer.default_root_dir) / "synthetic"
+        write_generator(folder, trainer, pl_module)
+        path = folder / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -1,5 +1,6 @@
 """From files to `NoduleBatch`."""
 
+from datamodules.augmented import AugmentedDataModule
 from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.chestxray14 import ChestXray14DataModule
@@ -15,6 +16,7 @@ from datamodules.superimposed import SuperimposedDataModule
 __all__ = [
     "SUBTYPES",
     "UNKNOWN_SUBTYPE",
+    "AugmentedDataModule",
     "ChestXray14DataModule",
     "FilmInsertionDataModule",
     "FolderDataModule",

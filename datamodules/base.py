@@ -92,6 +92,11 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         """List all that the items depend on: rows, names and sizes of files, settings."""
 
     @property
+    def patients(self) -> set[str]:
+        """Everybody of whom the items show something."""
+        return {*self.table["patient_id"]}
+
+    @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that the items depend on."""
         settings = [self.roi_size, self.versions, str(self.image_dtype)]
@@ -202,6 +207,15 @@ def check_fractions(fractions: Sequence[float]) -> None:
             "three numbers of at least 0 that sum to 1"
         )
         raise ValueError(message)
+
+
+UNKNOWN_PATIENTS = "unknown"
+"""Stands, among the keys of patients, for those of weights that do not say what they have seen."""
+
+
+def patient_key(patient_id: str) -> str:
+    """Stands for a patient in a checkpoint: 16 hex digits of a SHA-256."""
+    return sha256("patient", patient_id)[:16]
 
 
 def split_of(patient_id: str, seed: int, fractions: Sequence[float]) -> Split:
@@ -443,6 +457,11 @@ class NoduleDataModule(LightningDataModule, ABC):
         """Hex SHA-256 of the data: rows, files, ROI and who is in which split."""
         self.setup()
         return sha256(*[f"{split} {data.fingerprint}" for split, data in self.datasets.items()])
+
+    @property
+    def training_patients(self) -> set[str]:
+        """Keys (`patient_key`) of everybody of whom the training split shows something."""
+        return {patient_key(patient) for patient in self.datasets["train"].patients}
 
     def state_dict(self) -> dict[str, Any]:
         """Put the fingerprint into the checkpoint."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from datamodules.base import (
     NoduleDataModule,
     NoduleDataset,
+    Split,
     check_fractions,
     raise_together,
     select_rows,
@@ -162,6 +163,17 @@ def subtype_of(texture: float, ground_glass_max: float = 2.0, solid_min: float =
     if texture <= ground_glass_max:
         return SUBTYPES.index("ground-glass")
     return SUBTYPES.index("solid" if texture >= solid_min else "part-solid")
+
+
+def every_subtype(table: pd.DataFrame) -> pd.DataFrame:
+    """Each nodule once as every subtype, named so; its ratings are not those of another subtype."""
+    copies = [
+        table.drop(columns=[name for name in RATINGS if name in table]).assign(
+            subtype=subtype, nodule_id=table["nodule_id"] + f"-{subtype}"
+        )
+        for subtype in SUBTYPES
+    ]
+    return pd.concat(copies, ignore_index=True)
 
 
 def check_hu(array: NDArray[Any]) -> str | None:
@@ -370,6 +382,8 @@ class LIDCDataModule(NoduleDataModule):
         solid_min: float = 4.5,
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
         predict_csv: str | None = None,
+        predict_split: Split = "test",
+        predict_every_subtype: bool = False,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -394,7 +408,10 @@ class LIDCDataModule(NoduleDataModule):
                 4.5 at least half of the readers must have said 5.
             fractions: shares of the patients for train, val and test.
             predict_csv: name of a table of the same form in `root`, whose images are backgrounds
-                and whose masks say where a nodule is wanted; null for the test split.
+                and whose masks say where a nodule is wanted; null for the nodules of a split,
+                each of which is synthesized anew in its own place, in all its `versions`.
+            predict_split: that split; `train` for nodules that are to be trained with.
+            predict_every_subtype: ask for each of these nodules once as every subtype.
             batch_size: nodules per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order and the augmentation.
@@ -430,6 +447,8 @@ class LIDCDataModule(NoduleDataModule):
         self.solid_min = solid_min
         self.fractions = fractions
         self.predict_csv = predict_csv
+        self.predict_split: Split = predict_split
+        self.predict_every_subtype = predict_every_subtype
 
     def build(self) -> dict[str, NoduleDataset]:
         """Read the table, split it by patient and check all headers.
@@ -447,11 +466,15 @@ class LIDCDataModule(NoduleDataModule):
             split: self._dataset(part, self.versions if split == "train" else 1)
             for split, part in parts.items()
         }
-        datasets["predict"] = datasets["test"]
         if self.predict_csv is not None:
             wanted = self._dataset(read_table(self.root / self.predict_csv, self.columns, None))
             wanted.check()
             datasets["predict"] = wanted
+        elif self.predict_every_subtype:
+            asked = every_subtype(parts[self.predict_split])
+            datasets["predict"] = self._dataset(asked, datasets[self.predict_split].versions)
+        else:
+            datasets["predict"] = datasets[self.predict_split]
         return datasets
 
     def _dataset(self, table: pd.DataFrame, versions: int = 1) -> LIDCDataset:

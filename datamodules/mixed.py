@@ -80,6 +80,11 @@ class MixedDataModule(LightningDataModule):
         """Hex SHA-256 of all parts."""
         return sha256(*[f"{name} {part.fingerprint}" for name, part in self.parts.items()])
 
+    @property
+    def training_patients(self) -> set[str]:
+        """Those of all parts."""
+        return set().union(*[part.training_patients for part in self.parts.values()])
+
     def state_dict(self) -> dict[str, Any]:
         """Put the parts' fingerprints into the checkpoint."""
         return {name: part.state_dict() for name, part in self.parts.items()}

@@ -1,7 +1,7 @@
 """Stage 1: the autoencoder whose latents the diffusion model works in."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 from torch.func import functional_call
 
+from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
@@ -144,8 +145,12 @@ class Autoencoder(LightningModule):
         self.log(f"{split}/mae_nodule", inside.mean(), batch_size=size, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the window, which the diffusion model must share."""
-        checkpoint["noduleforge"] = {"window": [self.window.low, self.window.high]}
+        """Record the window, which the diffusion model must share, and the patients."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        checkpoint["noduleforge"] = {
+            "window": [self.window.low, self.window.high],
+            "training_patients": sorted(data.training_patients),
+        }
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay."""

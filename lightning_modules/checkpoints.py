@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from datamodules.base import UNKNOWN_PATIENTS
 from datamodules.files import written_whole
 from lightning_modules.core.adapters import load_base
 from lightning_modules.core.codec import LatentCodec
@@ -48,8 +49,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise OSError(message) from error
 
 
-def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:
+def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[str]:
     """Load the autoencoder of a stage 1 checkpoint, or the one that a stage 2 checkpoint holds.
+
+    Returns:
+        Keys of the patients that the checkpoint was trained on.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,6 +70,12 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> None:
     sizes = "model.codec: give it the channels, latent_channels and num_res_blocks of stage 1"
     with _fitting(path, sizes):
         codec.load_state_dict(_part(checkpoint, "codec."))
+    return patients_of(checkpoint)
+
+
+def patients_of(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Keys of the patients that a checkpoint was trained on, those before it included."""
+    return set(checkpoint.get("noduleforge", {}).get("training_patients", [UNKNOWN_PATIENTS]))
 
 
 def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> None:

@@ -155,7 +155,7 @@ class SeveralAdapters(AdaptedDiffusion):
         """Write the averaged adapters."""
         root, network = Path(self.trainer.default_root_dir) / "adapters", self.trained()
         for name in self.adapters:
-            save_adapter(network, name, root / name)
+            save_adapter(network, name, root / name, self.training_patients())
         rank_zero_info(f"Adapters: {root}")
 
 
@@ -204,7 +204,7 @@ class CXRComposition(SeveralAdapters):
                 basis = None if first is None else first + number
                 add_adapter(self.denoiser, name, replace(self.adapter, basis=basis), self.seed)
             else:
-                load_adapter(self.denoiser, name, folder)
+                self.patients |= load_adapter(self.denoiser, name, folder)
 
     def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
         """Losses of one adapter alone."""
@@ -270,7 +270,7 @@ class CXRZip(SeveralAdapters):
     def place_adapters(self) -> None:
         """Load the adapters and give them coefficients."""
         for name, folder in self.adapters.items():
-            load_adapter(self.denoiser, name, cast(Path, folder))
+            self.patients |= load_adapter(self.denoiser, name, cast(Path, folder))
         add_coefficients(self.denoiser)
 
     def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:

@@ -297,5 +297,6 @@ class CXRAdapter(AdaptedDiffusion):
     def on_fit_end(self) -> None:
         """Write the averaged adapter."""
         folder = Path(self.trainer.default_root_dir) / "adapters" / self.characteristic
-        save_adapter(cast(Denoiser, self.ema.module), self.characteristic, folder)
+        network = cast(Denoiser, self.ema.module)
+        save_adapter(network, self.characteristic, folder, self.training_patients())
         rank_zero_info(f"Adapter: {folder}")

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Synthesis
-from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser
+from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser, patients_of
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
     Conditioning,
@@ -119,6 +119,7 @@ class NoduleDiffusion(LightningModule):
         self.sampling = sampling or SamplingConfig()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.seed = warmup_steps, seed
+        self.patients: set[str] = set()
 
     def _average(self) -> AveragedModel:
         """The denoiser's moving average, beginning with the weights that it has."""
@@ -139,10 +140,10 @@ class NoduleDiffusion(LightningModule):
             ValueError: If there is no autoencoder, or a file does not fit the config.
         """
         if self.init_from is not None:
-            load_codec(self.codec, self.init_from, self.head.window)
+            self.patients |= load_codec(self.codec, self.init_from, self.head.window)
             load_denoiser(self.denoiser, self.init_from, self._facts())
         elif self.autoencoder is not None:
-            load_codec(self.codec, self.autoencoder, self.head.window)
+            self.patients |= load_codec(self.codec, self.autoencoder, self.head.window)
         else:
             message = (
                 "The diffusion model has no autoencoder: set model.autoencoder to a checkpoint of "
@@ -485,7 +486,16 @@ class NoduleDiffusion(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what a checkpoint must not be used without."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        checkpoint["noduleforge"] = {**self._facts(), "data_fingerprint": data.fingerprint}
+        checkpoint["noduleforge"] = {
+            **self._facts(),
+            "data_fingerprint": data.fingerprint,
+            "training_patients": self.training_patients(),
+        }
+
+    def training_patients(self) -> list[str]:
+        """Keys of all patients that trained weights have seen, the autoencoder's included."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return sorted(self.patients | data.training_patients)
 
     def _facts(self) -> dict[str, Any]:
         """What the weights mean nothing without."""
@@ -510,3 +520,4 @@ class NoduleDiffusion(LightningModule):
             )
             raise ValueError(message)
         check_facts(saved, self._facts())
+        self.patients |= patients_of(checkpoint)

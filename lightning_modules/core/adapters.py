@@ -1,8 +1,9 @@
 """Named low-rank adapters (LoRA, Hu et al. 2022) on a frozen denoiser, kept by peft."""
 
+import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from datamodules.base import UNKNOWN_PATIENTS
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.randomness import generator
 
@@ -261,24 +263,29 @@ def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:
         yield LowRank(site, a, b, layer.scaling[name])
 
 
-def save_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
+def save_adapter(denoiser: Denoiser, name: str, folder: Path, patients: Sequence[str]) -> None:
     """Write an adapter as a peft folder, `adapter_config.json` and `adapter_model.safetensors`.
 
-    An older folder is replaced when the new one is whole.
+    Beside them goes `patients.json`, keys of the patients that it was trained on. An older folder
+    is replaced when the new one is whole.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}-unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     denoiser.unet.save_pretrained(temporary, selected_adapters=[name])
     written = temporary / name if (temporary / name).is_dir() else temporary
+    (written / "patients.json").write_text(json.dumps(list(patients)))
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     written.rename(folder)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
+def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
     """Read a peft folder as an adapter of that name.
+
+    Returns:
+        Keys of the patients that it was trained on.
 
     Raises:
         FileNotFoundError: If the folder holds no adapter.
@@ -303,6 +310,8 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> None:
         message = f"The adapter in {folder} does not fit this UNet: use the base it was trained on."
         raise ValueError(message) from error
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
+    said = folder / "patients.json"
+    return set(json.loads(said.read_text())) if said.is_file() else {UNKNOWN_PATIENTS}
 
 
 def layers(denoiser: Denoiser) -> dict[str, LoraLayer]:

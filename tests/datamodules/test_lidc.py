@@ -348,3 +348,21 @@ def test_real_patches(real: Path) -> None:
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (8, 1, 32, 32, 32)
     assert (batch["mask"].sum((1, 2, 3, 4)) > 0).all()
+
+
+def test_nodules_of_a_split_are_asked_for_anew(store: Path) -> None:
+    settings = {"roi_size": 12, "cache_dir": None, "versions": 2, "predict_split": "train"}
+    data = LIDCDataModule(store, **settings)
+    data.setup()
+    assert data.datasets["predict"] is data.datasets["train"]
+    every = LIDCDataModule(store, **settings, predict_every_subtype=True)
+    every.setup()
+    asked = every.datasets["predict"]
+    assert len(asked) == 3 * len(data.datasets["train"])
+    assert [asked.subtypes.count(code) for code in range(3)] == [len(asked) // 6] * 3
+    names = [asked[k]["name"] for k in range(len(asked))]
+    assert len({*names}) == len(names)
+    first = data.datasets["train"][0]
+    same = next(k for k, name in enumerate(names) if name.startswith(f"{first['name']}-"))
+    np.testing.assert_array_equal(asked[same]["image"], first["image"])
+    assert set(asked[same]["attributes"]) == {"diameter_mm"}

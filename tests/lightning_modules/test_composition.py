@@ -218,7 +218,7 @@ def grown(adapter: Make, tmp_path: Path) -> dict[str, Path]:
         model.configure_model()
         for low in updates(model.denoiser, name):
             torch.nn.init.normal_(low.b)
-        save_adapter(model.denoiser, name, tmp_path / name)
+        save_adapter(model.denoiser, name, tmp_path / name, [])
         folders[name] = tmp_path / name
     return folders
 

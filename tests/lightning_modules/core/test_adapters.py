@@ -78,7 +78,7 @@ def test_an_adapter_is_saved_for_plain_peft_and_read_again(tmp_path: Path) -> No
     activate(denoiser, {"irregular": 1.0})
     expected = answer(denoiser)
     for _ in range(2):  # an older one is replaced
-        save_adapter(denoiser, "irregular", tmp_path / "adapters/irregular")
+        save_adapter(denoiser, "irregular", tmp_path / "adapters/irregular", [])
     written = {path.name for path in (tmp_path / "adapters/irregular").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= written
     assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"irregular"}
@@ -207,7 +207,7 @@ def test_orthogonal_bases_never_meet_and_stay(tmp_path: Path) -> None:
             assert torch.equal(low.a, was)
             assert not low.a.requires_grad
         bases.append(list(updates(denoiser, "a")))
-        save_adapter(denoiser, "a", tmp_path / str(number))
+        save_adapter(denoiser, "a", tmp_path / str(number), [])
     for first, second in zip(*bases, strict=True):
         torch.testing.assert_close(first.a @ second.a.T, torch.zeros(3, 3), atol=1e-6, rtol=0)
         gram = first.a @ first.a.T
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         activate(denoiser, {"b": 1.0})
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
         load_adapter(denoiser, "b", tmp_path)
-    save_adapter(denoiser, "a", tmp_path / "a")
+    save_adapter(denoiser, "a", tmp_path / "a", [])
     codec = LatentCodec(2, channels=(4, 4), latent_channels=3, norm_num_groups=2)
     wider = Denoiser(
         UNetConfig((16, 32), (False, True), 1, 8, 4, 6, 10), codec, {"mask": MaskConditioner()}

@@ -60,7 +60,7 @@ def test_written_adapters_have_the_coefficients_in_them(tmp_path: Path) -> None:
     plain = with_coefficients(denoiser)
     again = build()
     for name in BOTH:
-        save_adapter(plain, name, tmp_path / name)
+        save_adapter(plain, name, tmp_path / name, [])
         load_adapter(again, name, tmp_path / name)
     torch.testing.assert_close(
         answer(Weighted().merge(again, BOTH)), expected, atol=1e-4, rtol=1e-4
