@@ -1,70 +1,92 @@
 """How well a classifier does on held-out patients, and what it sees in synthetic nodules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from callbacks.ranks import gather_rows
+from callbacks.scores import (
+    BINS,
+    CALIBRATION,
+    FIGURES,
+    interval,
+    patient_weights,
+)
 from datamodules.batch import NoduleBatch
 from datamodules.files import written_whole
 from lightning_modules.classifier import load_classifier
 from lightning_modules.core.merging import Merging
 
-REPLICATES = 1000
-"""Resamples of a bootstrap."""
 
+def class_figures(table: pd.DataFrame) -> pd.DataFrame:
+    """Every figure of every characteristic, with 95 % intervals over patients.
 
-def auroc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """Area under the receiver operating characteristic, ties counted half; NaN without both labels.
-
-    It is Mann-Whitney's U over the number of pairs (Hanley and McNeil 1982).
-    """
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    pairs = len(positive) * len(negative)
-    return float(stats.mannwhitneyu(positive, negative).statistic / pairs)
-
-
-def patient_interval(
-    table: pd.DataFrame, figure: Callable[[pd.DataFrame], float], seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a figure, with patients resampled.
+    Where several classes are judged there are also `macro`, their mean, and `minority`, the mean of
+    all but the most frequent.
 
     Args:
-        table: rows with a `patient_id`.
-        figure: from such rows to a number; resamples for which it is NaN are left out.
-        seed: of the resampling.
+        table: `classification.csv`; see `ClassificationMetrics`.
+
+    Returns:
+        Rows with `characteristic`, `figure`, `value`, `low`, `high`, `with` and `without` (cases).
     """
-    rng = np.random.default_rng(seed)
-    rows = list(table.groupby("patient_id").indices.values())
-    drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(REPLICATES)]
-    values = [figure(table.iloc[np.concatenate([rows[k] for k in some])]) for some in drawn]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    rows = []
+    for (characteristic, figure), (value, resampled) in replicates(table).items():
+        low, high = interval(resampled)
+        of_class = table[table["characteristic"] == characteristic]["label"]
+        row = {"characteristic": characteristic, "figure": figure, "value": value}
+        row |= {"low": low, "high": high}
+        if len(of_class):
+            row |= {"with": (of_class == 1).sum(), "without": (of_class == 0).sum()}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-FIGURES: Mapping[str, Callable[[pd.DataFrame], float]] = {
-    "auroc": lambda t: auroc(t["label"].to_numpy(), t["probability"].to_numpy()),
-    "sensitivity": lambda t: float((t.loc[t["label"] == 1, "probability"] > 0.5).mean()),
-    "specificity": lambda t: float((t.loc[t["label"] == 0, "probability"] <= 0.5).mean()),
-}
+def replicates(table: pd.DataFrame) -> dict[tuple[str, str], tuple[float, NDArray[np.float64]]]:
+    """For each characteristic and figure its value and those of a bootstrap over patients.
+
+    The replicates of tables with the same patients in the same order are the same draws.
+    """
+    found: dict[tuple[str, str], tuple[float, NDArray[np.float64]]] = {}
+    patients = list(table["patient_id"].unique())
+    drawn = pd.DataFrame(patient_weights(patients).T, index=patients)
+    for name, part in table.groupby("characteristic", sort=False):
+        weights = drawn.loc[part["patient_id"]].to_numpy().T
+        # the first row is the table itself
+        weights = np.vstack([np.ones(len(part)), weights])
+        labels = part["label"].to_numpy()
+        for column, figures in (("probability", FIGURES), ("calibrated", CALIBRATION)):
+            for figure, measure in figures.items():
+                values = measure(labels, part[column].to_numpy(), weights)
+                found[str(name), figure] = float(values[0]), values[1:]
+    positives = table.groupby("characteristic", sort=False)["label"].sum()
+    groups = {"macro": list(positives.index)}
+    groups["minority"] = [name for name in positives.index if name != positives.idxmax()]
+    for group, names in groups.items() if len(positives) > 1 else ():
+        for figure in (*FIGURES, *CALIBRATION):
+            of_names = [found[str(name), figure] for name in names]
+            mean = float(np.mean([value for value, _ in of_names]))
+            found[group, figure] = mean, np.mean([values for _, values in of_names], axis=0)
+    return found
 
 
 class ClassificationMetrics(Callback):
     """Measure a `NoduleClassifier` on the test split.
 
-    Writes `classification.csv`, one nodule and characteristic a row, and `accuracy.csv`: area under
-    the ROC curve, and sensitivity and specificity at a probability of one half, with 95 % intervals
-    over patients.
+    Writes `classification.csv`, one nodule and characteristic a row, with its `label`, the
+    `probability` where both answers weigh alike, and that at the training set's prevalence,
+    `calibrated`; `accuracy.csv`: areas under the ROC and the precision-recall curve, sensitivity
+    and specificity at a probability of one half, Brier score and calibration error, with 95 %
+    intervals over patients; and `calibration.png`.
     """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,9 +105,11 @@ class ClassificationMetrics(Callback):
         """Keep what was said of nodules of which it is known."""
         module: Any = pl_module
         labels = module.labels(batch).tolist()
+        odds = module.get_buffer("positive_weight").log()
+        calibrated = (outputs.logit(1e-7) - odds).sigmoid().tolist()
         for row, said in enumerate(outputs.tolist()):
-            for name, label, probability in zip(
-                module.characteristics, labels[row], said, strict=True
+            for name, label, probability, frequent in zip(
+                module.characteristics, labels[row], said, calibrated[row], strict=True
             ):
                 if np.isfinite(label):
                     self.rows.append(
@@ -95,6 +119,7 @@ class ClassificationMetrics(Callback):
                             "characteristic": name,
                             "label": int(label),
                             "probability": probability,
+                            "calibrated": frequent,
                         }
                     )
 
@@ -103,20 +128,33 @@ class ClassificationMetrics(Callback):
         table = pd.DataFrame(gather_rows(self.rows))
         if not trainer.is_global_zero:
             return
-        rows = []
-        for name, part in table.groupby("characteristic", sort=False):
-            counts = {"with": (part["label"] == 1).sum(), "without": (part["label"] == 0).sum()}
-            for figure, value in FIGURES.items():
-                low, high = patient_interval(part, value)
-                rows.append(
-                    {"characteristic": name, "figure": figure, "value": value(part)}
-                    | {"low": low, "high": high, **counts}
-                )
-        accuracy = pd.DataFrame(rows)
+        table = table.sort_values(["characteristic", "name"], kind="stable")
+        accuracy = class_figures(table)
+        root = Path(trainer.default_root_dir)
         for file, content in (("classification", table), ("accuracy", accuracy)):
-            with written_whole(f"{trainer.default_root_dir}/{file}.csv") as temporary:
+            with written_whole(root / f"{file}.csv") as temporary:
                 content.to_csv(temporary, index=False)
+        with written_whole(root / "calibration.png") as temporary:
+            reliability(table).savefig(temporary, dpi=110)
         print(accuracy.to_string(index=False, float_format="{:.3f}".format))
+
+
+def reliability(table: pd.DataFrame) -> Figure:
+    """Share of positives against the mean probability, in bins, one panel for each class."""
+    names = list(table["characteristic"].unique())
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(2.4 * len(names), 2.6), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            part = table[table["characteristic"] == name]
+            bins = np.minimum((part["calibrated"] * BINS).astype(int), BINS - 1)
+            means = part.groupby(bins)[["calibrated", "label"]].mean()
+            sizes = part.groupby(bins).size()
+            axes.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+            axes.scatter(means["calibrated"], means["label"], s=4 + sizes)
+            axes.set(title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            axes.set_xlabel("probability")
+        figure.supylabel("share")
+    return figure
 
 
 class CharacteristicFidelity(Callback):

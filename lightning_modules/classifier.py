@@ -12,21 +12,28 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import IntensityWindow
 
+EVEN_MALIGNANCY = (2.5, 3.5)
+"""Mean ratings of malignancy that round to 3, LIDC's "indeterminate"."""
+
 
 class NoduleClassifier(LightningModule):
     """Tells from the image, not the mask, which characteristics a nodule has.
+
+    A characteristic is an attribute of the batches that is 1, 0 or NaN where unknown, a subtype
+    (one against the others), or `malignant`: LIDC's mean rating of malignancy, 1 and 2 against 4
+    and 5; nodules from 2.5 to 3.5, which round to 3, are left out.
 
     A residual network (He et al. 2016, MONAI's) with one logit for each characteristic, trained by
     cross-entropy in which both answers weigh alike; where a characteristic is unknown, it does not
     count.
 
     Args:
-        characteristics: attributes of the batches that are 1, 0, or NaN where unknown.
+        characteristics: see above.
         window: intensities that are mapped to [-1, 1].
         spatial_dims: 2 or 3.
         width: channels of the first of four stages; each further one has twice as many, at half
@@ -87,13 +94,7 @@ class NoduleClassifier(LightningModule):
         Raises:
             ValueError: If the data does not have a characteristic.
         """
-        if missing := set(self.characteristics) - set(batch["attributes"]):
-            message = (
-                f"The data has no attribute {sorted(missing)}, only "
-                f"{sorted(batch['attributes'])}: name others in model.characteristics."
-            )
-            raise ValueError(message)
-        return torch.stack([batch["attributes"][name] for name in self.characteristics], 1)
+        return torch.stack([label(batch, name) for name in self.characteristics], 1)
 
     def on_fit_start(self) -> None:
         """Cache the images and count the answers.
@@ -167,6 +168,30 @@ class NoduleClassifier(LightningModule):
             "roi_spacing_mm": data.roi_spacing_mm,
             "data_fingerprint": data.fingerprint,
         }
+
+
+def label(batch: NoduleBatch, characteristic: str) -> Tensor:
+    """Whether nodules have a characteristic, `(B,)`: 1, 0, or NaN where it is not known.
+
+    Raises:
+        ValueError: If the data does not have it.
+    """
+    if characteristic in SUBTYPES:
+        known = batch["subtype"] != UNKNOWN_SUBTYPE
+        has = (batch["subtype"] == SUBTYPES.index(characteristic)).float()
+        return torch.where(known, has, torch.nan)
+    attribute = "malignancy" if characteristic == "malignant" else characteristic
+    if attribute not in batch["attributes"]:
+        message = (
+            f"The data has no attribute {attribute!r}, only {sorted(batch['attributes'])}: name "
+            "others in model.characteristics."
+        )
+        raise ValueError(message)
+    value = batch["attributes"][attribute]
+    if characteristic != "malignant":
+        return value
+    clear = (value < EVEN_MALIGNANCY[0]) | (value > EVEN_MALIGNANCY[1])
+    return torch.where(clear, (value > EVEN_MALIGNANCY[1]).float(), torch.nan)
 
 
 def load_classifier(path: Path, roi_spacing_mm: float) -> NoduleClassifier:

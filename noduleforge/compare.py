@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from callbacks import scores
+from callbacks.classification import replicates
 from datamodules.files import written_whole
 from datamodules.studies import read_volume
 
@@ -21,6 +23,9 @@ REPLICATES = 2000
 ALIKE = ("data", "samples", "evaluations", "provenance")
 """What the figures of one metric must have in common: data fingerprint, number of nodules, network
 evaluations, and what the metric depends on, such as its feature network."""
+
+CLASSIFICATION = "classification.csv"
+"""What `ClassificationMetrics` writes of every nodule."""
 
 GROUPS = ("solid", "part-solid", "ground-glass", "over 8 mm", "all")
 
@@ -46,12 +51,14 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
     """Compare the runs of several arms, paired by seed and nodule.
 
     A run's folder is named `<arm>-<seed>`; each arm needs the same seeds. Reads what `lightning
-    test` wrote there (`generation.csv`, `nodules.csv`), and for pictures what `lightning predict`
-    did (`synthetic/`). Writes `comparison.csv`, `comparison.md`, `comparison.png` and, where every
-    arm has synthetic nodules, `pictures.png`.
+    test` wrote there (`generation.csv` and `nodules.csv` of generators, `classification.csv` of
+    classifiers), and for pictures what `lightning predict` did (`synthetic/`). Writes
+    `comparison.csv`, `comparison.md`, `comparison.png` and, where every arm has synthetic nodules,
+    `pictures.png`.
 
-    Intervals are 95 % percentile bootstraps: for figures of single nodules of patients and seeds
-    alike, for figures of a whole run (FID, variance) of seeds alone, of which a few say little.
+    Intervals are 95 % percentile bootstraps: for figures of single nodules and for those of a
+    classifier of patients and seeds alike, for figures of a whole run (FID, variance) of seeds
+    alone, of which a few say little.
 
     Args:
         runs: folders of runs.
@@ -63,23 +70,31 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
         ValueError: If runs cannot be compared: other data, numbers of nodules, network evaluations
             or feature networks; other seeds; or the reference is not there.
     """
-    arms = group([read(Path(run)) for run in runs], reference)
+    folders = [Path(run) for run in runs]
+    if all((folder / CLASSIFICATION).is_file() for folder in folders):
+        write(pd.DataFrame(classifier_rows(folders, reference)), reference, out)
+        return
+    arms = group([read(folder) for folder in folders], reference)
     rows: list[dict[str, Any]] = []
     for name, values in tqdm(list(measured(arms).items()), desc="figures", unit="figure"):
         rows += table_rows(name, values, reference)
-    table = pd.DataFrame(rows)
-    with written_whole(out / "comparison.csv") as path:
-        table.to_csv(path, index=False, float_format="%.6g")
-    with written_whole(out / "comparison.md") as path:
-        path.write_text(markdown(table, reference))
-    with written_whole(out / "comparison.png") as path:
-        draw(table, reference).savefig(path, dpi=110)
+    write(pd.DataFrame(rows), reference, out)
     first = {arm: members[0] for arm, members in arms.items()}
     if all((run.folder / "synthetic/nodules.csv").is_file() for run in first.values()):
         with written_whole(out / "pictures.png") as path:
             pictures(first).savefig(path, dpi=110)
     else:
         print("No pictures: not every arm has synthetic nodules (lightning predict makes them).")
+
+
+def write(table: pd.DataFrame, reference: str, out: Path) -> None:
+    """Write the table and its plot."""
+    with written_whole(out / "comparison.csv") as path:
+        table.to_csv(path, index=False, float_format="%.6g")
+    with written_whole(out / "comparison.md") as path:
+        path.write_text(markdown(table, reference))
+    with written_whole(out / "comparison.png") as path:
+        draw(table, reference).savefig(path, dpi=110)
     print(f"Comparison: {out}")
 
 
@@ -90,10 +105,7 @@ def read(folder: Path) -> Run:
         FileNotFoundError: If the run was not tested.
         ValueError: If its folder's name does not end with a seed.
     """
-    matched = re.fullmatch(r"(.+)-(\d+)", folder.name)
-    if matched is None:
-        message = f"The run {folder} has no seed in its name: call its folder <arm>-<seed>."
-        raise ValueError(message)
+    arm, seed = arm_and_seed(folder)
     for name in ("generation.csv", "nodules.csv"):
         if not (folder / name).is_file():
             message = f"{folder / name} is missing: run `lightning test` with GenerationMetrics."
@@ -105,7 +117,20 @@ def read(folder: Path) -> Run:
         raise FileNotFoundError(message)
     figures = figures[figures["step"] == figures["step"].iloc[-1]]
     nodules = pd.read_csv(folder / "nodules.csv", index_col="name").sort_index()
-    return Run(matched[1], matched[2], folder, figures, nodules)
+    return Run(arm, seed, folder, figures, nodules)
+
+
+def arm_and_seed(folder: Path) -> tuple[str, str]:
+    """What a run's folder is called after.
+
+    Raises:
+        ValueError: If its name does not end with a seed.
+    """
+    matched = re.fullmatch(r"(.+)-(\d+)", folder.name)
+    if matched is None:
+        message = f"The run {folder} has no seed in its name: call its folder <arm>-<seed>."
+        raise ValueError(message)
+    return matched[1], matched[2]
 
 
 def group(runs: Sequence[Run], reference: str) -> dict[str, list[Run]]:
@@ -114,23 +139,36 @@ def group(runs: Sequence[Run], reference: str) -> dict[str, list[Run]]:
     Raises:
         ValueError: Naming what differs.
     """
-    arms: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.arm != reference, run.arm, int(run.seed))):
-        arms.setdefault(run.arm, []).append(run)
+    folders = by_arm([run.folder for run in runs], reference)
+    of_folder = {run.folder: run for run in runs}
+    arms = {arm: [of_folder[folder] for folder in members] for arm, members in folders.items()}
+    for run in runs:
+        _check_alike(arms[reference][0], run)
+    return arms
+
+
+def by_arm(folders: Sequence[Path], reference: str) -> dict[str, list[Path]]:
+    """Folders of runs by arm, the reference first, each arm's in the order of the seeds.
+
+    Raises:
+        ValueError: If the reference is not there, or arms have other seeds.
+    """
+    named = sorted((*arm_and_seed(folder), folder) for folder in folders)
+    arms: dict[str, list[Path]] = {}
+    seeds: dict[str, list[str]] = {}
+    for arm, seed, folder in sorted(named, key=lambda it: (it[0] != reference, it[0], int(it[1]))):
+        arms.setdefault(arm, []).append(folder)
+        seeds.setdefault(arm, []).append(seed)
     if reference not in arms:
         message = f"There is no arm {reference!r}, only {list(arms)}: name one of them."
         raise ValueError(message)
-    first = arms[reference][0]
-    seeds = [run.seed for run in arms[reference]]
-    for arm, members in arms.items():
-        if [run.seed for run in members] != seeds:
+    for arm, its in seeds.items():
+        if its != seeds[reference]:
             message = (
-                f"The arm {arm} has the seeds {[run.seed for run in members]}, {reference} has "
-                f"{seeds}: give each arm the same."
+                f"The arm {arm} has the seeds {its}, {reference} has {seeds[reference]}: give each "
+                "arm the same."
             )
             raise ValueError(message)
-        for run in members:
-            _check_alike(first, run)
     return arms
 
 
@@ -154,6 +192,58 @@ def _check_alike(first: Run, other: Run) -> None:
             "metrics or on other nodules. Test both with the same config."
         )
         raise ValueError(message)
+
+
+def classifier_rows(folders: Sequence[Path], reference: str) -> list[dict[str, Any]]:
+    """A row for each figure of each class and each arm; see `table_rows`.
+
+    Raises:
+        ValueError: If classifiers were tested on other nodules or for other classes.
+    """
+    arms = by_arm(folders, reference)
+    tables = {folder: pd.read_csv(folder / CLASSIFICATION) for folder in folders}
+    first = tables[arms[reference][0]]
+    tested = ["characteristic", "name", "patient_id", "label"]
+    for folder, table in tables.items():
+        if not table[tested].equals(first[tested]):
+            message = (
+                f"{arms[reference][0]} and {folder} cannot be compared: they were tested on other "
+                "nodules or for other classes. Test both with the same data."
+            )
+            raise ValueError(message)
+    found = {
+        arm: [replicates(tables[folder]) for folder in tqdm(members, desc=arm, unit="run")]
+        for arm, members in arms.items()
+    }
+    seeds = len(arms[reference])
+    chances = np.full(seeds, 1 / seeds)
+    drawn = np.random.default_rng(0).multinomial(seeds, chances, scores.REPLICATES) / seeds
+    rows = []
+    for characteristic, figure in found[reference][0]:
+        of_class = first[first["characteristic"] == characteristic]
+        values = {
+            arm: np.array([run[characteristic, figure][0] for run in runs])
+            for arm, runs in found.items()
+        }
+        resampled = {
+            arm: np.stack([run[characteristic, figure][1] for run in runs], 1)
+            for arm, runs in found.items()
+        }
+        for arm in arms:
+            row: dict[str, Any] = {"figure": f"{figure}/{characteristic}", "arm": arm}
+            row |= {"seeds": seeds, "nodules": len(of_class) or first["name"].nunique()}
+            for prefix, these, draws in (
+                ("", values[arm], resampled[arm]),
+                (
+                    "difference_",
+                    values[arm] - values[reference],
+                    resampled[arm] - resampled[reference],
+                ),
+            ):
+                low, high = scores.interval((drawn * draws).sum(1))
+                row |= {f"{prefix}mean": these.mean(), f"{prefix}low": low, f"{prefix}high": high}
+            rows.append(row)
+    return rows
 
 
 class Measured(NamedTuple):

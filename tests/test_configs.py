@@ -45,6 +45,12 @@ BASE = {
         for stage in ("adapter", "composition")
     },
     "quickstart/cxr_autoencoder.yaml": ["cxr/autoencoder.yaml"],
+    "downstream/ct_synthetic.yaml": ["ct/diffusion.yaml"],
+    "downstream/ct_malignancy.yaml": ["downstream/ct_classification.yaml"],
+}
+BASE |= {
+    f"downstream/augmentation/{path.name}": ["downstream/ct_classification.yaml"]
+    for path in (CONFIGS / "downstream/augmentation").iterdir()
 }
 BASE |= {
     f"ablations/ct/{path.name}": ["ct/diffusion.yaml"]
@@ -86,6 +92,7 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         f"{kind}/insert.yaml": f"runs/{kind}/diffusion/checkpoints/last.ckpt"
         for kind in ("ct", "cxr")
     }
+    begins["downstream/ct_synthetic.yaml"] = begins["ct/insert.yaml"]
     begins |= dict.fromkeys(of_folders)
     assert resolved["ckpt_path"] == begins.get(name, "last")
 

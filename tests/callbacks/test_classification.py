@@ -1,40 +1,53 @@
-"""Figures of a classifier, against scikit-learn's definitions and brute force."""
+"""Figures of a classifier by class."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from callbacks.classification import FIGURES, auroc, patient_interval
+from callbacks.classification import class_figures, reliability
+from callbacks.scores import auroc, average_precision
 
 
-def test_auroc_is_the_share_of_ordered_pairs() -> None:
+@pytest.fixture
+def judged() -> pd.DataFrame:
+    """Three classes of 30 nodules of 15 patients; the third is unknown for some."""
     rng = np.random.default_rng(0)
-    labels, scores = rng.integers(2, size=60), rng.integers(8, size=60) / 8
-    pairs = [
-        1.0 if p > n else 0.5 if p == n else 0.0
-        for p in scores[labels == 1]
-        for n in scores[labels == 0]
-    ]
-    assert auroc(labels, scores) == pytest.approx(np.mean(pairs))
-    assert auroc(labels, 1 - scores) == pytest.approx(1 - np.mean(pairs))
-    assert np.isnan(auroc(np.ones(4), np.arange(4)))
+    rows = []
+    for name, share in (("solid", 0.6), ("part-solid", 0.3), ("ground-glass", 0.2)):
+        for k in range(30 if name != "ground-glass" else 24):
+            label = int(rng.random() < share)
+            probability = float(rng.uniform(0.3 * label, 0.7 + 0.3 * label))
+            row = {"name": f"n{k}", "patient_id": f"P{k // 2}", "characteristic": name}
+            row |= {"label": label, "probability": probability, "calibrated": probability / 2}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def test_sensitivity_and_specificity() -> None:
-    table = pd.DataFrame(
-        {"label": [1, 1, 1, 0, 0], "probability": [0.9, 0.6, 0.5, 0.5, 0.8], "patient_id": "a"}
-    )
-    assert FIGURES["sensitivity"](table) == pytest.approx(2 / 3)
-    assert FIGURES["specificity"](table) == pytest.approx(1 / 2)
+def test_every_class_and_their_means(judged: pd.DataFrame) -> None:
+    table = class_figures(judged).set_index(["characteristic", "figure"])
+    areas = {
+        name: float(auroc(part["label"].to_numpy(), part["probability"].to_numpy()))
+        for name, part in judged.groupby("characteristic")
+    }
+    for name, area in areas.items():
+        row = table.loc[(name, "auroc")]
+        assert row["value"] == pytest.approx(area)
+        assert row["low"] < area < row["high"]
+        assert row["with"] == judged.query("characteristic == @name")["label"].sum()
+    assert table.loc[("macro", "auroc"), "value"] == pytest.approx(np.mean([*areas.values()]))
+    minority = [area for name, area in areas.items() if name != "solid"]
+    assert table.loc[("minority", "auroc"), "value"] == pytest.approx(np.mean(minority))
+    solid = judged[judged["characteristic"] == "solid"]
+    labels, said = solid["label"].to_numpy(), solid["probability"].to_numpy()
+    assert table.loc[("solid", "auprc"), "value"] == pytest.approx(average_precision(labels, said))
+    assert table.loc[("solid", "sensitivity"), "value"] == np.mean(said[labels == 1] > 0.5)
+    assert table.loc[("solid", "specificity"), "value"] == np.mean(said[labels == 0] <= 0.5)
+    # calibration is that of the probabilities at the prevalence
+    squared = np.mean((solid["calibrated"] - labels) ** 2)
+    assert table.loc[("solid", "brier"), "value"] == pytest.approx(squared)
 
 
-def test_intervals_resample_patients_not_rows() -> None:
-    """Rows of one patient are no more than one: the interval is that of the patients' means."""
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=40)
-    table = pd.DataFrame({"patient_id": np.arange(40), "value": values})
-    often = table.loc[table.index.repeat(25)]
-    once = patient_interval(table, lambda t: float(t["value"].mean()))
-    assert patient_interval(often, lambda t: float(t["value"].mean())) == pytest.approx(once)
-    error = values.std() / np.sqrt(40)
-    assert once == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * error, abs=0.1)
+def test_one_class_has_no_mean_over_classes(judged: pd.DataFrame) -> None:
+    table = class_figures(judged[judged["characteristic"] == "solid"])
+    assert set(table["characteristic"]) == {"solid"}
+    assert len(reliability(judged).axes) == 3

@@ -141,3 +141,57 @@ def test_what_is_missing_is_named(write_run: Write, tmp_path: Path) -> None:
         compare([tmp_path], "a", tmp_path)
     with pytest.raises(FileNotFoundError, match="run `lightning test`"):
         compare([tmp_path / "z-1"], "a", tmp_path)
+
+
+def write_classifier(folder: Path, help_by: float, **changed: Any) -> Path:
+    """A tested classifier: two classes of 60 nodules of 30 patients, better by so much."""
+    rng = np.random.default_rng(int(folder.name[-1]))
+    labels = np.random.default_rng(9).integers(2, size=(2, 60))
+    rows = []
+    for name, of_class in zip(("solid", "part-solid"), labels, strict=True):
+        noise = rng.normal(size=60)
+        for k, label in enumerate(of_class):
+            said = 1 / (1 + np.exp(-(noise[k] + (0.5 + help_by) * (2 * label - 1))))
+            row = {"name": f"n{k:02}", "patient_id": f"P{k // 2}", "characteristic": name}
+            row |= {"label": label, "probability": said, "calibrated": said}
+            rows.append({**row, **changed})
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "classification.csv", index=False)
+    return folder
+
+
+def test_classifiers_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    runs = [
+        write_classifier(tmp_path / f"{arm}-{seed}", gain)
+        for arm, gain in (("real", 0.0), ("synthetic", 0.7), ("again", 0.0))
+        for seed in range(3)
+    ]
+    main(["compare", *map(str, runs), "--reference", "real", "--out", str(tmp_path / "out")])
+    table = pd.read_csv(tmp_path / "out/comparison.csv").set_index(["figure", "arm"])
+    assert (tmp_path / "out/comparison.png").stat().st_size > 5000
+    for name in ("auroc/solid", "auprc/part-solid", "auroc/macro", "auroc/minority"):
+        row = table.loc[(name, "synthetic")]
+        assert row["difference_low"] > 0
+        assert row["low"] < row["mean"] < row["high"]
+        assert table.loc[(name, "real"), "difference_mean"] == 0
+        # pairs that are alike do not differ, whatever is resampled
+        alike = table.loc[(name, "again")]
+        assert alike["difference_low"] == alike["difference_high"] == 0
+    solid = pd.concat([pd.read_csv(run / "classification.csv").assign(run=run) for run in runs[:3]])
+    solid = solid[solid["characteristic"] == "solid"]
+    areas = [
+        np.mean(
+            one["probability"][one["label"] == 1].to_numpy()[:, None]
+            > one["probability"][one["label"] == 0].to_numpy()
+        )
+        for _, one in solid.groupby("run")
+    ]
+    assert table.loc[("auroc/solid", "real"), "mean"] == pytest.approx(np.mean(areas), rel=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"label": 1}, {"patient_id": "P0"}, {"characteristic": "x"}])
+def test_classifiers_of_other_nodules_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    runs = [write_classifier(tmp_path / "real-0", 0)]
+    runs.append(write_classifier(tmp_path / "other-0", 0, **changed))
+    with pytest.raises(ValueError, match="cannot be compared: they were tested on other nodules"):
+        compare(runs, "real", tmp_path / "out")
