@@ -140,7 +140,15 @@ def _patch(path: Path, changed_ns: int) -> Volume:
 
 
 class SuperimposedDataset(RadiographDataset):
-    """Nodules of CT in films; rows also have `nodule_image` and `nodule_mask`."""
+    """Nodules of CT in films.
+
+    Rows also have `nodule_image`, `nodule_mask` and `film_patient_id`.
+    """
+
+    @property
+    def patients(self) -> set[str]:
+        """The nodules' patients and the films'."""
+        return super().patients | {*self.table["film_patient_id"]}
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes, the ROI and the contrast."""
@@ -315,5 +323,9 @@ class SuperimposedDataModule(RadiographDataModule):
             if "subtlety" in self.only and len(table):
                 table = self._having(table, ["subtlety"]).reset_index(drop=True)
         drawn = [int(sha256("film", name)[:8], 16) % len(films) for name in table["name"]]
-        chosen = films.iloc[drawn][["path", "spacing_mm"]].reset_index(drop=True)
-        return table.assign(path=chosen["path"], spacing_mm=chosen["spacing_mm"])
+        chosen = films.iloc[drawn][["path", "spacing_mm", "patient_id"]].reset_index(drop=True)
+        return table.assign(
+            path=chosen["path"],
+            spacing_mm=chosen["spacing_mm"],
+            film_patient_id=chosen["patient_id"],
+        )

@@ -1,6 +1,7 @@
 """Every shipped config parses and takes a shrunken step; the command answers mistakes well."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 
-from datamodules import LIDCDataModule
+from datamodules import SUBTYPES, LIDCDataModule
+from datamodules.base import patient_key
 from datamodules.studies import Volume, read_volume, write_volume
 from lightning_modules.cli import main
+from noduleforge.cli import main as noduleforge
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -201,7 +204,7 @@ def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
     return config
 
 
-OTHER = ("cxr", "insert")
+OTHER = ("cxr", "insert", "downstream")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,53 @@ def test_nodules_are_inserted_into_a_study(tmp_path: Path, store: Path) -> None:
     assert table["status"].tolist() == ["inserted"]
     written = read_volume(tmp_path / "inserted" / table["image"][0]).array
     assert 0 < (written != array).mean() < 0.05
+
+
+def test_synthetic_nodules_join_the_training_of_a_classifier(tmp_path: Path, store: Path) -> None:
+    """Synthesized from training patients, used in every arm, refused in another split."""
+    config = shrunken("ct/diffusion.yaml", tmp_path, store)
+    main(["fit", *config, "--trainer.default_root_dir", str(tmp_path / "run")])
+    made = tmp_path / "made"
+    begin = ["--ckpt_path", str(tmp_path / "run/checkpoints/last.ckpt")]
+    synthesize = ["--config", str(CONFIGS / "downstream/ct_synthetic.yaml"), *begin]
+    synthesize += ["--trainer.default_root_dir", str(made), "--data.init_args.batch_size", "8"]
+    main(["predict", *config, *synthesize, "--data.init_args.predict_every_subtype", "true"])
+    table = pd.read_csv(made / "synthetic/nodules.csv")
+    patients = set(pd.read_csv(store / "nodules.csv")["patient_id"])
+    trained = json.loads((made / "synthetic/generator.json").read_text())["training_patients"]
+    known = {patient_key(patient): patient for patient in patients}
+    assert {known[key] for key in trained} == set(table["patient_id"])
+    assert len(table) == 3 * 4 * 2 * len(trained)
+    assert set(table["subtype"]) == set(SUBTYPES)
+
+    small = {
+        "trainer": SHRUNKEN["trainer"],
+        "data": {
+            "init_args": {
+                "batch_size": 4,
+                "cache_dir": str(tmp_path / "cache"),
+                "real": {"init_args": {"root": str(store), "select": None, "roi_size": 16}},
+            }
+        },
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    of_arm = ["--data.init_args.synthetic.init_args.root", str(made / "synthetic")]
+    of_arm += ["--data.init_args.synthetic.init_args.roi_size", "16"]
+    for arm in ("synthetic_1", "equal_subtypes", "weighted_synthetic", "weighted"):
+        words = arguments(f"downstream/augmentation/{arm}.yaml")
+        words += ["--config", str(tmp_path / "small.yaml"), *(of_arm if arm != "weighted" else [])]
+        words += ["--trainer.default_root_dir", str(tmp_path / f"arms/{arm}-0")]
+        main(["fit", *words])
+        main(["test", *words])
+    runs = [str(path) for path in (tmp_path / "arms").iterdir()]
+    compared = ["compare", *runs, "--reference", "weighted", "--out", str(tmp_path / "comparison")]
+    noduleforge(compared)
+    assert "auroc/minority" in (tmp_path / "comparison/comparison.md").read_text()
+
+    words = arguments("downstream/augmentation/synthetic_1.yaml")
+    words += ["--config", str(tmp_path / "small.yaml"), *of_arm]
+    with pytest.raises(SystemExit):
+        main(["fit", *words, "--data.init_args.real.init_args.seed", "1"])
 
 
 def test_a_checkpoint_changes_no_setting_of_another_arm(tmp_path: Path, store: Path) -> None:
@@ -347,7 +397,13 @@ def test_radiograph_configs_follow_on_each_other(
     chosen = {"calcified": {"calcified": 1}, "irregular": {"irregular": 1}}
     for name, only in chosen.items():
         run(name, {**nodules, "only": only}, init_from=base, characteristic=name)
-        assert (tmp_path / f"runs/{name}/adapters/{name}/adapter_config.json").is_file()
+        folder = tmp_path / f"runs/{name}/adapters/{name}"
+        assert (folder / "adapter_config.json").is_file()
+        saved = torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+        seen = json.loads((folder / "patients.json").read_text())
+        assert seen == saved["noduleforge"]["training_patients"]
+        before = torch.load(codec, weights_only=True)["noduleforge"]["training_patients"]
+        assert {*before} <= {*seen}  # the films' patients, by way of the base
     parts = {name: {**nodules, "only": only} for name, only in chosen.items()}
     adapters = {name: str(tmp_path / f"runs/{name}/adapters/{name}") for name in chosen}
     run("composition", {"parts": parts}, init_from=base, adapters=adapters)
@@ -362,7 +418,8 @@ def test_radiograph_configs_follow_on_each_other(
     config = [*arguments("downstream/cxr_characteristics.yaml"), *judge]
     main(["fit", *config])
     main(["test", *config])
-    assert set(pd.read_csv(root / "accuracy.csv")["characteristic"]) <= set(chosen)
+    judged = set(pd.read_csv(root / "accuracy.csv")["characteristic"])
+    assert judged <= {*chosen, "macro", "minority"}
     overlay = tmp_path / "judge.yaml"
     callback = yaml.safe_load((CONFIGS / "cxr/fidelity.yaml").read_text())["trainer"]["callbacks"]
     callback[0]["init_args"] = {
