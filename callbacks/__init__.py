@@ -1,6 +1,7 @@
 """What happens beside training; the names that configs use."""
 
 from callbacks.classification import CharacteristicFidelity, ClassificationMetrics
+from callbacks.detection import DetectionMetrics
 from callbacks.diversity import LPIPSDiversity, StructuralDiversity
 from callbacks.features import (
     ClassifierFeatures,
@@ -15,6 +16,7 @@ from callbacks.generation import GenerationMetrics
 from callbacks.histogram import HistogramFidelity
 from callbacks.insertion import StudyWriter
 from callbacks.pictures import AdapterPicture, NodulePicture
+from callbacks.segmentation import SegmentationMetrics
 from callbacks.writer import NiftiWriter
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "CharacteristicFidelity",
     "ClassificationMetrics",
     "ClassifierFeatures",
+    "DetectionMetrics",
     "FeatureDistances",
     "GenerationMetrics",
     "HistogramFidelity",
@@ -32,6 +35,7 @@ __all__ = [
     "NodulePicture",
     "RadImageNetFeatures",
     "RandomFeatures",
+    "SegmentationMetrics",
     "StructuralDiversity",
     "StudyWriter",
     "TimmFeatures",

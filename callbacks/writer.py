@@ -59,20 +59,21 @@ class NiftiWriter(Callback):
     ) -> None:
         """Write a batch."""
         synthesis: Synthesis = outputs
+        request = synthesis["request"]
         folder = f"{trainer.default_root_dir}/synthetic"
-        for row, name in enumerate(batch["name"]):
-            nodule_id, code = f"synthetic-{name}", int(batch["subtype"][row])
+        for row, name in enumerate(request["name"]):
+            nodule_id, code = f"synthetic-{name}", int(request["subtype"][row])
             files = {
                 "image": (synthesis["image"], np.int16),
-                "mask": (batch["mask"], np.uint8),
+                "mask": (request["mask"], np.uint8),
             }
             for kind, (values, dtype) in files.items():
                 array = np.rint(values[row, 0].float().cpu().numpy()).astype(dtype)
                 volume = Volume(
                     array,
-                    tuple(batch["spacing_mm"][row].tolist()),
-                    tuple(batch["origin_mm"][row].tolist()),
-                    batch["direction"][row].cpu().numpy(),
+                    tuple(request["spacing_mm"][row].tolist()),
+                    tuple(request["origin_mm"][row].tolist()),
+                    request["direction"][row].cpu().numpy(),
                 )
                 path = f"{folder}/{kind}s/{nodule_id}.nii.gz"
                 write_volume(path, volume, description="synthetic nodule, noduleforge")
@@ -80,7 +81,7 @@ class NiftiWriter(Callback):
                 {
                     "nodule_id": nodule_id,
                     # the background's, so that it crosses no split when real data are added
-                    "patient_id": batch["patient_id"][row],
+                    "patient_id": request["patient_id"][row],
                     "image": f"images/{nodule_id}.nii.gz",
                     "mask": f"masks/{nodule_id}.nii.gz",
                     "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
@@ -91,7 +92,7 @@ class NiftiWriter(Callback):
                     # those of the nodule that was asked for, where they are known
                     **{
                         rating: f"{value:g}"
-                        for rating, values in batch["attributes"].items()
+                        for rating, values in request["attributes"].items()
                         if rating in RATINGS and np.isfinite(value := float(values[row]))
                     },
                 }

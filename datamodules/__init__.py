@@ -4,6 +4,7 @@ from datamodules.augmented import AugmentedDataModule
 from datamodules.base import NoduleDataModule, NoduleDataset, SubtypeSampler
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.chestxray14 import ChestXray14DataModule
+from datamodules.detection import DetectionDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.insertion import FilmInsertionDataModule, InsertionDataModule
 from datamodules.jsrt import JSRTDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "UNKNOWN_SUBTYPE",
     "AugmentedDataModule",
     "ChestXray14DataModule",
+    "DetectionDataModule",
     "FilmInsertionDataModule",
     "FolderDataModule",
     "InsertionDataModule",

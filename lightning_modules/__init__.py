@@ -3,6 +3,7 @@
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import NoduleClassifier
 from lightning_modules.composition import CXRComposition, CXRZip
+from lightning_modules.copy_paste import CopyPaste
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
     AttributeConditioner,
@@ -16,8 +17,10 @@ from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion, CXRLabels
+from lightning_modules.detector import NoduleDetector
 from lightning_modules.heads.ct import CTHead
 from lightning_modules.heads.cxr import CXRHead
+from lightning_modules.segmenter import NoduleSegmenter
 
 __all__ = [
     "AttributeConditioner",
@@ -32,6 +35,7 @@ __all__ = [
     "CXRLabels",
     "CXRZip",
     "Composite",
+    "CopyPaste",
     "DiffusionProcess",
     "HistogramConditioner",
     "HistogramRegularizer",
@@ -39,6 +43,8 @@ __all__ = [
     "LatentCodec",
     "MaskConditioner",
     "NoduleClassifier",
+    "NoduleDetector",
+    "NoduleSegmenter",
     "SubtypeConditioner",
     "Switch",
     "Weighted",

@@ -27,6 +27,9 @@ evaluations, and what the metric depends on, such as its feature network."""
 CLASSIFICATION = "classification.csv"
 """What `ClassificationMetrics` writes of every nodule."""
 
+SEGMENTATION = "segmentation.csv"
+"""What `SegmentationMetrics` writes of every nodule."""
+
 GROUPS = ("solid", "part-solid", "ground-glass", "over 8 mm", "all")
 
 
@@ -52,9 +55,9 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
 
     A run's folder is named `<arm>-<seed>`; each arm needs the same seeds. Reads what `lightning
     test` wrote there (`generation.csv` and `nodules.csv` of generators, `classification.csv` of
-    classifiers), and for pictures what `lightning predict` did (`synthetic/`). Writes
-    `comparison.csv`, `comparison.md`, `comparison.png` and, where every arm has synthetic nodules,
-    `pictures.png`.
+    classifiers, `segmentation.csv` of segmenters), and for pictures what `lightning predict` did
+    (`synthetic/`). Writes `comparison.csv`, `comparison.md`, `comparison.png` and, where every arm
+    has synthetic nodules, `pictures.png`.
 
     Intervals are 95 % percentile bootstraps: for figures of single nodules and for those of a
     classifier of patients and seeds alike, for figures of a whole run (FID, variance) of seeds
@@ -74,17 +77,30 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
     if all((folder / CLASSIFICATION).is_file() for folder in folders):
         write(pd.DataFrame(classifier_rows(folders, reference)), reference, out)
         return
+    if all((folder / SEGMENTATION).is_file() for folder in folders):
+        tables = {
+            arm: [nodule_table(folder / SEGMENTATION) for folder in members]
+            for arm, members in by_arm(folders, reference).items()
+        }
+        check_nodules(tables, reference)
+        write(all_rows(of_nodules(tables), reference), reference, out)
+        return
     arms = group([read(folder) for folder in folders], reference)
-    rows: list[dict[str, Any]] = []
-    for name, values in tqdm(list(measured(arms).items()), desc="figures", unit="figure"):
-        rows += table_rows(name, values, reference)
-    write(pd.DataFrame(rows), reference, out)
+    write(all_rows(measured(arms), reference), reference, out)
     first = {arm: members[0] for arm, members in arms.items()}
     if all((run.folder / "synthetic/nodules.csv").is_file() for run in first.values()):
         with written_whole(out / "pictures.png") as path:
             pictures(first).savefig(path, dpi=110)
     else:
         print("No pictures: not every arm has synthetic nodules (lightning predict makes them).")
+
+
+def all_rows(figures: "Mapping[str, Measured]", reference: str) -> pd.DataFrame:
+    """A row for each figure and arm; see `table_rows`."""
+    rows: list[dict[str, Any]] = []
+    for name, values in tqdm(list(figures.items()), desc="figures", unit="figure"):
+        rows += table_rows(name, values, reference)
+    return pd.DataFrame(rows)
 
 
 def write(table: pd.DataFrame, reference: str, out: Path) -> None:
@@ -116,8 +132,30 @@ def read(folder: Path) -> Run:
         message = f"{folder / 'generation.csv'} has no test split: run `lightning test`."
         raise FileNotFoundError(message)
     figures = figures[figures["step"] == figures["step"].iloc[-1]]
-    nodules = pd.read_csv(folder / "nodules.csv", index_col="name").sort_index()
+    nodules = nodule_table(folder / "nodules.csv")
     return Run(arm, seed, folder, figures, nodules)
+
+
+def nodule_table(path: Path) -> pd.DataFrame:
+    """A table of nodules by name."""
+    return pd.read_csv(path, index_col="name").sort_index()
+
+
+def check_nodules(tables: Mapping[str, Sequence[pd.DataFrame]], reference: str) -> None:
+    """Check that all runs were tested on the same nodules.
+
+    Raises:
+        ValueError: Naming an arm that was not.
+    """
+    described = ["patient_id", "subtype", "diameter_mm"]
+    first = tables[reference][0]
+    for arm, members in tables.items():
+        if any(not table[described].equals(first[described]) for table in members):
+            message = (
+                f"The arms {reference} and {arm} cannot be compared: they were tested on other "
+                "nodules. Test both with the same data."
+            )
+            raise ValueError(message)
 
 
 def arm_and_seed(folder: Path) -> tuple[str, str]:
@@ -261,19 +299,7 @@ class Measured(NamedTuple):
 def measured(arms: Mapping[str, Sequence[Run]]) -> dict[str, Measured]:
     """Every figure, by name and group: of single nodules where there are such, else of runs."""
     first = next(iter(arms.values()))[0]
-    found: dict[str, Measured] = {}
-    described = {"patient_id", "subtype", "diameter_mm"}
-    columns = [column for column in first.nodules if column not in described]
-    for column in columns:
-        for name in GROUPS:
-            chosen = _members(first.nodules, name).to_numpy()
-            if chosen.any():
-                values = {
-                    arm: np.stack([run.nodules[column].to_numpy()[chosen] for run in runs], 1)
-                    for arm, runs in arms.items()
-                }
-                patients = first.nodules["patient_id"].to_numpy()[chosen]
-                found[f"{column}/{name}"] = Measured(values, patients)
+    found = of_nodules({arm: [run.nodules for run in runs] for arm, runs in arms.items()})
     # floors, counts and what the nodules say already
     known = {"w1", "spread", "count", "patch", "nodule", "features"}
     for metric, figure in zip(first.figures["metric"], first.figures["figure"], strict=True):
@@ -284,6 +310,24 @@ def measured(arms: Mapping[str, Sequence[Run]]) -> dict[str, Measured]:
             for arm, runs in arms.items()
         }
         found[f"{metric}: {figure}"] = Measured(values, None)
+    return found
+
+
+def of_nodules(tables: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, Measured]:
+    """Every figure of single nodules, by name and group."""
+    first = next(iter(tables.values()))[0]
+    found: dict[str, Measured] = {}
+    described = {"patient_id", "subtype", "diameter_mm"}
+    for column in [column for column in first if column not in described]:
+        for name in GROUPS:
+            chosen = _members(first, name).to_numpy()
+            if chosen.any():
+                values = {
+                    arm: np.stack([table[column].to_numpy()[chosen] for table in members], 1)
+                    for arm, members in tables.items()
+                }
+                patients = first["patient_id"].to_numpy()[chosen]
+                found[f"{column}/{name}"] = Measured(values, patients)
     return found
 
 

@@ -96,7 +96,7 @@ def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         for kind in ("ct", "cxr")
     }
     begins["downstream/ct_synthetic.yaml"] = begins["ct/insert.yaml"]
-    begins |= dict.fromkeys(of_folders)
+    begins |= dict.fromkeys((*of_folders, "downstream/ct_copy_paste.yaml"))
     assert resolved["ckpt_path"] == begins.get(name, "last")
 
 
@@ -274,13 +274,12 @@ def test_synthetic_nodules_join_the_training_of_a_classifier(tmp_path: Path, sto
             "init_args": {
                 "batch_size": 4,
                 "cache_dir": str(tmp_path / "cache"),
-                "real": {"init_args": {"root": str(store), "select": None, "roi_size": 16}},
+                "real": {"init_args": {"root": str(store), "select": None}},
             }
         },
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     of_arm = ["--data.init_args.synthetic.init_args.root", str(made / "synthetic")]
-    of_arm += ["--data.init_args.synthetic.init_args.roi_size", "16"]
     for arm in ("synthetic_1", "equal_subtypes", "weighted_synthetic", "weighted"):
         words = arguments(f"downstream/augmentation/{arm}.yaml")
         words += ["--config", str(tmp_path / "small.yaml"), *(of_arm if arm != "weighted" else [])]
@@ -291,6 +290,14 @@ def test_synthetic_nodules_join_the_training_of_a_classifier(tmp_path: Path, sto
     compared = ["compare", *runs, "--reference", "weighted", "--out", str(tmp_path / "comparison")]
     noduleforge(compared)
     assert "auroc/minority" in (tmp_path / "comparison/comparison.md").read_text()
+
+    synthetic = ["--config", str(CONFIGS / "downstream/augmentation/synthetic_1.yaml")]
+    words = [*arguments("downstream/ct_segmentation.yaml"), *synthetic]
+    words += ["--config", str(tmp_path / "small.yaml"), *of_arm]
+    words += ["--trainer.default_root_dir", str(tmp_path / "segmented-0")]
+    main(["fit", *words])
+    main(["test", *words])
+    assert pd.read_csv(tmp_path / "segmented-0/segmentation.csv")["dice"].between(0, 1).all()
 
     words = arguments("downstream/augmentation/synthetic_1.yaml")
     words += ["--config", str(tmp_path / "small.yaml"), *of_arm]

@@ -195,3 +195,37 @@ def test_classifiers_of_other_nodules_are_refused(tmp_path: Path, changed: dict[
     runs.append(write_classifier(tmp_path / "other-0", 0, **changed))
     with pytest.raises(ValueError, match="cannot be compared: they were tested on other nodules"):
         compare(runs, "real", tmp_path / "out")
+
+
+def write_segmenter(folder: Path, gain: float, **changed: Any) -> Path:
+    """A tested segmenter: the Dice of 20 nodules, better by so much."""
+    rng = np.random.default_rng(int(folder.name[-1]))
+    table = pd.DataFrame(
+        {
+            "name": [f"n{k:02}" for k in range(20)],
+            "patient_id": [f"P{k // 2}" for k in range(20)],
+            "subtype": ["solid", "ground-glass"] * 10,
+            "diameter_mm": np.linspace(4, 20, 20),
+            "dice": 0.6 + gain + rng.normal(0, 0.05, 20),
+        }
+    )
+    folder.mkdir()
+    table.assign(**changed).to_csv(folder / "segmentation.csv", index=False)
+    return folder
+
+
+def test_segmenters_are_compared_by_subtype_and_size(tmp_path: Path) -> None:
+    runs = [
+        write_segmenter(tmp_path / f"{arm}-{seed}", gain)
+        for arm, gain in (("real", 0.0), ("synthetic", 0.1))
+        for seed in range(2)
+    ]
+    compare(runs, "real", tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/comparison.csv").set_index(["figure", "arm"])
+    assert set(table.index.get_level_values(0)) == {
+        f"dice/{name}" for name in ("solid", "ground-glass", "over 8 mm", "all")
+    }
+    assert table["difference_mean"].xs("synthetic", level=1).to_numpy() == pytest.approx(0.1)
+    other = write_segmenter(tmp_path / "other-0", 0, subtype="solid")
+    with pytest.raises(ValueError, match="arms real and other cannot be compared"):
+        compare([runs[0], other], "real", tmp_path / "again")

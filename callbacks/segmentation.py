@@ -1,0 +1,132 @@
+"""How well nodules are outlined."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from callbacks.ranks import gather_rows
+from callbacks.scores import patient_interval
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.files import written_whole
+
+SIZES_MM = {"up to 8 mm": (0.0, 8.0), "8 to 15 mm": (8.0, 15.0), "over 15 mm": (15.0, np.inf)}
+"""Groups by diameter, the lower end left out: Fleischner's 8 mm, and larger ones."""
+
+SHOWN = 12
+"""How many nodules are drawn."""
+
+
+def dice(found: Tensor, truth: Tensor) -> Tensor:
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of each of a batch (Dice 1945), 0 to 1.
+
+    Args:
+        found: `(B, ...)`, 1 inside and 0 elsewhere.
+        truth: `(B, ...)`; not empty.
+
+    Returns:
+        `(B,)`.
+    """
+    one, other = found.flatten(1).double(), truth.flatten(1).double()
+    return 2 * (one * other).sum(1) / (one.sum(1) + other.sum(1))
+
+
+class SegmentationMetrics(Callback):
+    """Measure a `NoduleSegmenter` on the test split.
+
+    Writes `segmentation.csv`, one nodule a row with its Dice coefficient; `dice.csv`, means by
+    subtype and size with 95 % intervals over patients; and `outlines.png`: the worst nodules, truth
+    in green and answer in red.
+    """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new table."""
+        self.rows: list[dict[str, Any]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: NoduleBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure a batch, and keep the middle slices."""
+        values = dice(outputs, batch["mask"]).tolist()
+        for row, value in enumerate(values):
+            code = int(batch["subtype"][row])
+            arrays = (batch["image"][row, 0], batch["mask"][row, 0], outputs[row, 0])
+            self.rows.append(
+                {
+                    "name": batch["name"][row],
+                    "patient_id": batch["patient_id"][row],
+                    "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
+                    "diameter_mm": float(batch["attributes"]["diameter_mm"][row]),
+                    "dice": value,
+                    "slices": [_middle(array.float().cpu().numpy()) for array in arrays],
+                }
+            )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write tables and picture, of all ranks."""
+        rows = sorted(gather_rows(self.rows), key=lambda row: str(row["name"]))
+        if not trainer.is_global_zero:
+            return
+        table = pd.DataFrame(rows)
+        means = by_group(table)
+        root = Path(trainer.default_root_dir)
+        of_nodules = table.drop(columns="slices")
+        for file, content in (("segmentation", of_nodules), ("dice", means)):
+            with written_whole(root / f"{file}.csv") as temporary:
+                content.to_csv(temporary, index=False)
+        with written_whole(root / "outlines.png") as temporary:
+            outlines(table.nsmallest(SHOWN, "dice")).savefig(temporary, dpi=110)
+        print(means.to_string(index=False, float_format="{:.3f}".format))
+
+
+def _middle(array: NDArray[Any]) -> NDArray[Any]:
+    """The middle slice; ROIs are centred on the nodule."""
+    return array if array.ndim == 2 else array[len(array) // 2]
+
+
+def by_group(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice of all, by subtype and by size: `group`, `nodules`, `dice`, `low`, `high`."""
+    groups = {"all": pd.Series(True, table.index)}
+    groups |= {name: table["subtype"] == name for name in SUBTYPES}
+    for name, (low, high) in SIZES_MM.items():
+        groups[name] = (table["diameter_mm"] > low) & (table["diameter_mm"] <= high)
+    rows = []
+    for name, chosen in groups.items():
+        part = table[chosen]
+        if len(part):
+            low, high = patient_interval(part, lambda t: float(t["dice"].mean()))
+            row = {"group": name, "nodules": len(part), "dice": part["dice"].mean()}
+            rows.append({**row, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def outlines(table: pd.DataFrame) -> Figure:
+    """The nodules of a table side by side, with the true outline and the answer's."""
+    columns = min(6, len(table))
+    lines = -(-len(table) // columns)
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(1.6 * columns, 1.8 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes in panels:
+            axes.axis("off")
+        for axes, row in zip(panels, table.to_dict("records"), strict=False):
+            image, truth, found = row["slices"]
+            axes.imshow(image, cmap="gray")
+            for mask, colour in ((truth, "lime"), (found, "red")):
+                if mask.min() != mask.max():
+                    axes.contour(mask, [0.5], colors=colour, linewidths=0.8)
+            axes.set_title(f"{row['name']}\nDice {row['dice']:.2f}")
+    return figure

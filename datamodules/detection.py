@@ -1,0 +1,349 @@
+"""Whole radiographs with and without a nodule, of several data sets, for a detector."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, raise_together
+from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.radiographs import RadiographDataModule, RadiographDataset
+from datamodules.studies import Volume, resample, resample_mask
+from datamodules.superimposed import SuperimposedDataset
+
+COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
+"""How file names of public collections begin; the group says the patient. NODE21 is made of films
+of these two, of PadChest and of Open-I."""
+
+RENAMED = ("image", "source_id")
+"""Columns of a table of films that were renamed: the file's name now, and in its collection."""
+
+
+DARK, BRIGHT = 0.5, 99.5
+"""Percentiles of a film that become 0 and 255: sources differ in their range of grey."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """One image.
+
+    Attributes:
+        name: unique in all sources.
+        patient_id: whose film it is.
+        has_nodule: whether there is a nodule in it.
+        origins: whom and what it shows, in words; see `origins`.
+        rows: those of `dataset` that show this image.
+        dataset: what reads them.
+    """
+
+    name: str
+    patient_id: str
+    has_nodule: bool
+    origins: frozenset[str]
+    rows: list[dict[str, Any]]
+    dataset: RadiographDataset
+
+
+def origins(row: Mapping[str, Any], source_ids: Mapping[str, str]) -> frozenset[str]:
+    """Say in words whom and what an image shows.
+
+    A film is known by the file name that it had in the collection it comes from. Where this is a
+    name of JSRT's or ChestX-ray14's, it says the patient; patients of all other films go by their
+    `patient_id`. Where a nodule was put into a film, the nodule's patient is one more.
+
+    Args:
+        row: of a `RadiographDataset`: `path` and `patient_id`, and `film_patient_id` where a nodule
+            was put into the film.
+        source_ids: of files that were renamed, by their names now, the names that they had; both
+            in capitals, without ending.
+    """
+    now = _stem(row["path"])
+    film = source_ids.get(now, now)
+    found = {f"film {film!r}"} if now in source_ids else set()
+    matches = {name: re.match(pattern, film) for name, pattern in COLLECTIONS.items()}
+    patients = [f"patient {match[1]!r} of {name}" for name, match in matches.items() if match]
+    found.update(patients or [f"patient {whose(row)!r}"])
+    if "film_patient_id" in row:
+        found.add(f"patient {row['patient_id']!r}")
+    return frozenset(found)
+
+
+def whose(row: Mapping[str, Any]) -> str:
+    """The patient of the film, not of a nodule that was put into it."""
+    patient: str = row.get("film_patient_id", row["patient_id"])
+    return patient
+
+
+def read_source_ids(path: Path) -> dict[str, str]:
+    """Read which names films had in the collections that they come from.
+
+    Args:
+        path: a CSV table with the columns `image` and `source_id`, file names.
+
+    Returns:
+        By the name now the name then, both in capitals and without ending.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a column is missing.
+    """
+    if not path.is_file():
+        message = f"{path} does not exist: give a table of renamed films, or null if there are none"
+        raise FileNotFoundError(message)
+    table = pd.read_csv(path, dtype=str)
+    if missing := [name for name in RENAMED if name not in table]:
+        message = f"{path} lacks the column(s) {missing} (found: {', '.join(table.columns)})"
+        raise ValueError(message)
+    now, then = (table[name].map(_stem) for name in RENAMED)
+    return dict(zip(now, then, strict=True))
+
+
+def _stem(file: str | Path) -> str:
+    return Path(file).stem.upper()
+
+
+def list_films(
+    source: str, dataset: RadiographDataset, has_nodule: bool, source_ids: Mapping[str, str]
+) -> list[Film]:
+    """Find the images that the rows of a data set show.
+
+    Rows with the same file are one image. Where nodules were put into films, each row is an image
+    of its own.
+
+    Args:
+        source: begins the images' names.
+        dataset: one region of interest a row.
+        has_nodule: whether there is a nodule in the images.
+        source_ids: see `origins`.
+    """
+    apart = isinstance(dataset, SuperimposedDataset)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in dataset.rows:
+        groups.setdefault(row["name"] if apart else str(row["path"]), []).append(row)
+    return [
+        Film(
+            f"{source}-{rows[0]['name']}",
+            whose(rows[0]),
+            has_nodule,
+            origins(rows[0], source_ids),
+            rows,
+            dataset,
+        )
+        for rows in groups.values()
+    ]
+
+
+def check_no_origin_crosses(films: Mapping[str, Mapping[str, Sequence[Film]]]) -> None:
+    """Check that nothing is shown in two splits, whatever the sources.
+
+    Args:
+        films: of each source and split, the images.
+
+    Raises:
+        ValueError: If a patient or a film is in more than one split; all such together.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    crossing: dict[str, str] = {}
+    for source, parts in films.items():
+        for split, part in parts.items():
+            for origin in sorted(set().union(*[film.origins for film in part])):
+                before, first = seen.setdefault(origin, (split, source))
+                if before != split:
+                    crossing.setdefault(
+                        origin,
+                        f"The {origin} is in {before} of {first} and in {split} of {source}: give "
+                        "it one patient_id and all sources the same seed and fractions, or leave "
+                        "it out of one",
+                    )
+    raise_together(list(crossing.values()))
+
+
+class DetectionDataset(NoduleDataset):
+    """Whole films, each resampled about its middle, with grey from 0 to 255.
+
+    The film's 0.5th and 99.5th percentiles become 0 and 255; what lies beyond is not clipped.
+    The images' attributes are `nodule` (1 or 0), `subtlety` (that of the most obvious nodule) and
+    `diameter_mm` (of the disc with the nodules' area). `subtypes` is what training balances: 1 for
+    an image with a nodule and 0 for one without.
+    """
+
+    def __init__(
+        self,
+        films: Sequence[Film],
+        film_size: int,
+        film_spacing_mm: float,
+        versions: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Describe the images.
+
+        Args:
+            films: what is read.
+            film_size: pixels along each side.
+            film_spacing_mm: distance between pixels.
+            versions: deterministic versions of each image.
+            seed: of the augmentation.
+        """
+        labels = [int(film.has_nodule) for film in films]
+        super().__init__(labels, (film_size, film_size), versions, seed)
+        self.films = list(films)
+        self.film_spacing_mm = film_spacing_mm
+        names, patients = [f.name for f in films], [f.patient_id for f in films]
+        self.table = pd.DataFrame({"name": names, "patient_id": patients, "nodule": labels})
+
+    @property
+    def patients(self) -> set[str]:
+        """Everybody of whom the items show something: films' patients and nodules' patients."""
+        rows = [row for film in self.films for row in film.rows]
+        return {row["patient_id"] for row in rows} | {whose(row) for row in rows}
+
+    def facts(self) -> Iterable[str]:
+        """List the images, and what the sources depend on."""
+        yield json.dumps([DARK, BRIGHT, self.film_spacing_mm, self.table.to_dict("list")])
+        for dataset in dict.fromkeys(film.dataset for film in self.films):
+            yield from dataset.facts()
+
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        """Read one film, with the masks of all its nodules in one.
+
+        Raises:
+            FileNotFoundError: If the film is missing.
+            ValueError: If the film is damaged, or no nodule is within the image.
+        """
+        film = self.films[nodule]
+        read = [film.dataset.nodule(row) for row in film.rows]
+        whole = read[0][0]
+        inside = np.logical_or.reduce([mask for _, mask, _ in read])
+        spacing = (self.film_spacing_mm,) * 2
+        middle = whole.grid.world([(n - 1) / 2 for n in whole.array.shape])
+        # beyond the film's edge is what was not exposed, and dark
+        image = resample(whole, middle, size, spacing, fill=float(whole.array.min()))
+        outline = Volume(inside, whole.spacing_mm, whole.origin_mm, whole.direction)
+        mask = resample_mask(outline, middle, size, spacing)
+        if film.has_nodule and not mask.array.any():
+            message = (
+                f"No nodule of {film.name} is within {size[0]} pixels of {self.film_spacing_mm} mm "
+                "about the film's middle: raise film_size or film_spacing_mm"
+            )
+            raise ValueError(message)
+        low, high = np.percentile(whole.array, (DARK, BRIGHT))
+        grey = (image.array.astype(np.float32) - low) * 255 / max(high - low, 1e-6)
+        area = inside.sum() * float(np.prod(whole.spacing_mm)) or np.nan
+        attributes = {
+            "nodule": float(film.has_nodule),
+            "subtlety": np.fmax.reduce([float(r.get("subtlety", np.nan)) for r in film.rows]),
+            "diameter_mm": 2 * (area / np.pi) ** 0.5,
+        }
+        return {
+            "image": torch.from_numpy(grey.astype(np.float32))[None],
+            "mask": torch.from_numpy(mask.array.astype(np.float32))[None],
+            "subtype": torch.tensor(UNKNOWN_SUBTYPE),
+            "attributes": {
+                name: torch.tensor(value, dtype=torch.float32) for name, value in attributes.items()
+            },
+            "spacing_mm": torch.tensor(spacing, dtype=torch.float32),
+            "origin_mm": torch.tensor(image.origin_mm, dtype=torch.float64),
+            "direction": torch.from_numpy(image.direction.copy()),
+            "name": film.name,  # type: ignore[typeddict-item]  # one name
+            "patient_id": film.patient_id,  # type: ignore[typeddict-item]
+            "index": torch.tensor(nodule),
+        }
+
+
+class DetectionDataModule(NoduleDataModule):
+    """Whole films of several sources: those with a nodule, with its mask, and those without.
+
+    Each source says which of its patients are in training, validation and test. Some collections
+    contain parts of others: that nobody is in training of one source and in validation or test of
+    another is checked by the films' names in the collections that they come from (`origins`).
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, RadiographDataModule],
+        source_ids: Path | None = None,
+        film_size: int = 256,
+        film_spacing_mm: float = 1.6,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        balance: bool = True,
+        versions: int = 1,
+        cache_dir: Path | None = Path(".cache/latents"),
+    ) -> None:
+        """Describe the images.
+
+        Args:
+            sources: data modules of radiographs, each with nodules or without (`content`), by
+                names that begin the images' names. Their regions of interest, batches and versions
+                do not count.
+            source_ids: a CSV table of films that were renamed, with the columns `image` (the file's
+                name) and `source_id` (its name in the collection that it comes from); NODE21, whose
+                films are JSRT's, ChestX-ray14's and others', has such a list.
+            film_size: pixels along each side.
+            film_spacing_mm: distance between pixels.
+            batch_size: images per batch and process.
+            num_workers: processes that read files; 0 reads in the training process.
+            seed: of the order and the augmentation.
+            balance: draw images with a nodule and without equally often in training.
+            versions: deterministic versions of each training image, the first not augmented.
+            cache_dir: folder for cached images; null for none. Old entries are never deleted.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+        """
+        super().__init__(batch_size, num_workers, seed, balance, versions, cache_dir)
+        if not sources or film_size < 1 or not film_spacing_mm > 0:
+            message = (
+                f"There are {len(sources)} sources, film_size is {film_size} and film_spacing_mm "
+                f"{film_spacing_mm}: give at least one source, one pixel and a spacing above 0 mm"
+            )
+            raise ValueError(message)
+        self.sources = sources
+        self.source_ids = source_ids
+        self.film_size = film_size
+        self.roi_spacing_mm = film_spacing_mm
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the datasets once, and say what is in them."""
+        if not self.datasets:
+            self.datasets = self.build()
+            for split, dataset in self.datasets.items():
+                nodules = sum(dataset.subtypes)
+                rank_zero_info(f"{split}: {len(dataset.subtypes)} images, {nodules} with a nodule")
+
+    def build(self) -> dict[str, NoduleDataset]:
+        """Read the sources' tables; what is predicted is the test split.
+
+        Raises:
+            FileNotFoundError: If a table or film is missing.
+            ValueError: If they are faulty, or something is shown in two splits.
+        """
+        renamed = {} if self.source_ids is None else read_source_ids(Path(self.source_ids))
+        films: dict[str, dict[str, list[Film]]] = {}
+        for name, source in self.sources.items():
+            parts: dict[str, Any] = dict(source.build())
+            del parts["predict"]  # without the nodules that would be put into films
+            has_nodule = source.content == "nodules"
+            films[name] = {
+                split: list_films(name, part, has_nodule, renamed) for split, part in parts.items()
+            }
+        check_no_origin_crosses(films)
+        datasets: dict[str, NoduleDataset] = {
+            split: DetectionDataset(
+                [film for parts in films.values() for film in parts[split]],
+                self.film_size,
+                self.roi_spacing_mm,
+                self.versions if split == "train" else 1,
+                self.seed,
+            )
+            for split in SPLITS
+        }
+        return {**datasets, "predict": datasets["test"]}
