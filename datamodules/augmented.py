@@ -1,7 +1,7 @@
 """Real training nodules with synthetic ones beside them, or in their place."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,28 +184,42 @@ class AugmentedDataModule(NoduleDataModule):
                 "training patients, under their patient_id"
             )
             raise ValueError(message)
-        if not generator.is_file():
+        check_generator(generator, {k: self.real.datasets[k] for k in ("val", "test")})
+
+
+def check_generator(generator: Path, held_out: Mapping[str, NoduleDataset]) -> None:
+    """Refuse synthetic nodules of a generator that has seen patients of the other splits.
+
+    Args:
+        generator: `generator.json`, as it is written with synthetic nodules.
+        held_out: the datasets that training must not know, by split.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the generator was trained on one of their patients, or does not say on whom.
+    """
+    if not generator.is_file():
+        message = (
+            f"{generator} is missing, so that it is not known on whom the generator was "
+            "trained: synthesize again, or copy it along with nodules.csv"
+        )
+        raise FileNotFoundError(message)
+    seen = set(json.loads(generator.read_text())["training_patients"])
+    if UNKNOWN_PATIENTS in seen:
+        message = (
+            f"{generator} says that the generator began from weights that do not say on whom "
+            "they were trained: train it again from the autoencoder on"
+        )
+        raise ValueError(message)
+    for split, dataset in held_out.items():
+        known = {patient_key(one): one for one in dataset.patients}
+        if both := seen & known.keys():
             message = (
-                f"{generator} is missing, so that it is not known on whom the generator was "
-                "trained: synthesize again, or copy it along with nodules.csv"
-            )
-            raise FileNotFoundError(message)
-        seen = set(json.loads(generator.read_text())["training_patients"])
-        if UNKNOWN_PATIENTS in seen:
-            message = (
-                f"{generator} says that the generator began from weights that do not say on whom "
-                "they were trained: train it again from the autoencoder on"
+                f"The generator was trained on {len(both)} patient(s) of the {split} split, "
+                f"such as {min(known[key] for key in both)!r}: train it on the same split, "
+                "with the same seed and fractions"
             )
             raise ValueError(message)
-        for split in ("val", "test"):
-            known = {patient_key(one): one for one in self.real.datasets[split].patients}
-            if both := seen & known.keys():
-                message = (
-                    f"The generator was trained on {len(both)} patient(s) of the {split} split, "
-                    f"such as {min(known[key] for key in both)!r}: train it on the same split, "
-                    "with the same seed and fractions"
-                )
-                raise ValueError(message)
 
 
 def _first(order: NDArray[np.int64], wanted: int, kind: str) -> list[int]:

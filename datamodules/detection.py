@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.augmented import GENERATOR, check_generator
 from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, raise_together
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
@@ -106,7 +107,8 @@ def read_source_ids(path: Path) -> dict[str, str]:
 
 
 def _stem(file: str | Path) -> str:
-    return Path(file).stem.upper()
+    """A file's name in capitals, without ending; synthetic films are called after their source."""
+    return Path(file).stem.upper().removeprefix("SYNTHETIC-")
 
 
 def list_films(
@@ -201,8 +203,7 @@ class DetectionDataset(NoduleDataset):
     @property
     def patients(self) -> set[str]:
         """Everybody of whom the items show something: films' patients and nodules' patients."""
-        rows = [row for film in self.films for row in film.rows]
-        return {row["patient_id"] for row in rows} | {whose(row) for row in rows}
+        return set().union(*[film.dataset.patients for film in self.films])
 
     def facts(self) -> Iterable[str]:
         """List the images, and what the sources depend on."""
@@ -268,6 +269,7 @@ class DetectionDataModule(NoduleDataModule):
     def __init__(
         self,
         sources: dict[str, RadiographDataModule],
+        synthetic: Sequence[str] = (),
         source_ids: Path | None = None,
         film_size: int = 256,
         film_spacing_mm: float = 1.6,
@@ -284,6 +286,9 @@ class DetectionDataModule(NoduleDataModule):
             sources: data modules of radiographs, each with nodules or without (`content`), by
                 names that begin the images' names. Their regions of interest, batches and versions
                 do not count.
+            synthetic: names of the sources whose nodules are synthetic: all their films are for
+                training. Their folder's `generator.json` must say that the generator has seen
+                nobody of validation and test.
             source_ids: a CSV table of films that were renamed, with the columns `image` (the file's
                 name) and `source_id` (its name in the collection that it comes from); NODE21, whose
                 films are JSRT's, ChestX-ray14's and others', has such a list.
@@ -306,7 +311,11 @@ class DetectionDataModule(NoduleDataModule):
                 f"{film_spacing_mm}: give at least one source, one pixel and a spacing above 0 mm"
             )
             raise ValueError(message)
+        if strangers := set(synthetic) - set(sources):
+            message = f"synthetic names {sorted(strangers)}, but the sources are {list(sources)}"
+            raise ValueError(message)
         self.sources = sources
+        self.synthetic = list(synthetic)
         self.source_ids = source_ids
         self.film_size = film_size
         self.roi_spacing_mm = film_spacing_mm
@@ -329,6 +338,8 @@ class DetectionDataModule(NoduleDataModule):
         renamed = {} if self.source_ids is None else read_source_ids(Path(self.source_ids))
         films: dict[str, dict[str, list[Film]]] = {}
         for name, source in self.sources.items():
+            if name in self.synthetic:
+                source.fractions = (1.0, 0.0, 0.0)
             parts: dict[str, Any] = dict(source.build())
             del parts["predict"]  # without the nodules that would be put into films
             has_nodule = source.content == "nodules"
@@ -346,4 +357,8 @@ class DetectionDataModule(NoduleDataModule):
             )
             for split in SPLITS
         }
+        held_out = {split: datasets[split] for split in ("val", "test")}
+        for name in self.synthetic:
+            settings: Any = self.sources[name]
+            check_generator(Path(settings.root) / GENERATOR, held_out)
         return {**datasets, "predict": datasets["test"]}

@@ -1,5 +1,6 @@
 """Whole films: which rows are one image, what is in it, and that nothing is in two splits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.base import Split
+from datamodules.base import Split, patient_key
 from datamodules.detection import DetectionDataModule, origins
 from datamodules.folder import FolderDataModule
 from datamodules.radiographs import RadiographDataModule
@@ -244,3 +245,45 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("image,name\n")
     with pytest.raises(ValueError, match=r"lacks the column\(s\) \['source_id'\]"):
         module(source, source_ids=tmp_path / "other.csv")
+
+
+def synthetic_film(root: Path, name: str, patient: str, seen: list[str]) -> FolderDataModule:
+    """A film with an inserted nodule, as `StudyWriter` leaves it."""
+    inside = np.zeros(SHAPE, np.uint8)
+    inside[20:26, 10:16] = 1
+    for kind, array in (("studies", inside * 50), ("masks", inside)):
+        grid = ((SPACING_MM,) * 2, (0.0, 0.0), np.eye(2))
+        write_volume(root / f"{kind}/synthetic-{name}.mha", Volume(array, *grid))
+    row = {"nodule_id": "synthetic-n", "patient_id": patient, "subtype": ""}
+    row |= {kind: f"{folder}/synthetic-{name}.mha" for kind, folder in
+            (("image", "studies"), ("mask", "masks"))}  # fmt: skip
+    pd.DataFrame([row]).to_csv(root / "nodules.csv", index=False)
+    (root / "generator.json").write_text(json.dumps({"training_patients": seen}))
+    return FolderDataModule(root, content="nodules", cache_dir=None, seed=3)
+
+
+def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
+    real = Listed(tmp_path, [nodule("00000001_000", patient_id="1"),
+                             nodule("00000002_000", patient_id="2", split="test")])  # fmt: skip
+    made = synthetic_film(tmp_path / "made", "00000001_000-abc", "1", [patient_key("1")])
+    data = module({"real": real, "made": made}, synthetic=["made"])
+    assert [f.name for f in data.datasets["train"].films] == [
+        "real-00000001_000",
+        "made-synthetic-n",
+    ]
+    assert [len(data.datasets[split]) for split in ("val", "test")] == [0, 1]
+    # 36 pixels, of a grid that lies half a pixel aside
+    assert 30 <= data.datasets["train"][1]["mask"].sum() <= 49
+    # the generator has seen the test patient or does not say; the film itself is of that patient
+    for seen, message in (([patient_key("2")], "of the test split, such as '2'"),
+                          (["unknown"], "do not say on whom")):  # fmt: skip
+        other = synthetic_film(tmp_path / "seen", "00000001_000-abc", "1", seen)
+        with pytest.raises(ValueError, match=message):
+            module({"real": real, "made": other}, synthetic=["made"])
+    leak = synthetic_film(tmp_path / "leak", "00000002_000-abc", "2", [])
+    with pytest.raises(
+        ValueError, match="patient '2' of ChestX-ray14 is in test of real and in train"
+    ):
+        module({"real": real, "made": leak}, synthetic=["made"])
+    with pytest.raises(ValueError, match=r"synthetic names \['none'\]"):
+        module({"real": real}, synthetic=["none"])
