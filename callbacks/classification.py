@@ -105,8 +105,7 @@ class ClassificationMetrics(Callback):
         """Keep what was said of nodules of which it is known."""
         module: Any = pl_module
         labels = module.labels(batch).tolist()
-        odds = module.get_buffer("positive_weight").log()
-        calibrated = (outputs.logit(1e-7) - odds).sigmoid().tolist()
+        calibrated = module.calibrate(outputs).tolist()
         for row, said in enumerate(outputs.tolist()):
             for name, label, probability, frequent in zip(
                 module.characteristics, labels[row], said, calibrated[row], strict=True

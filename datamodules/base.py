@@ -545,6 +545,13 @@ class NoduleDataModule(LightningDataModule, ABC):
         )
 
     @property
+    def draw_weights(self) -> Tensor:
+        """How often each training nodule is drawn, `(nodules,)`, next to the others."""
+        codes = self.datasets["train"].subtypes
+        _, group, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        return torch.tensor(1 / counts[group] if self.balance else np.ones(len(codes)))
+
+    @property
     def training_batches(self) -> int:
         """Number of batches of an epoch, on each process.
 

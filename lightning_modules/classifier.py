@@ -29,8 +29,8 @@ class NoduleClassifier(LightningModule):
     and 5; nodules from 2.5 to 3.5, which round to 3, are left out.
 
     A residual network (He et al. 2016, MONAI's) with one logit for each characteristic, trained by
-    cross-entropy in which both answers weigh alike; where a characteristic is unknown, it does not
-    count.
+    cross-entropy in which both answers weigh alike, however often nodules are drawn; where a
+    characteristic is unknown, it does not count.
 
     Args:
         characteristics: see above.
@@ -77,6 +77,7 @@ class NoduleClassifier(LightningModule):
         )
         self.answer = nn.Linear(8 * width, len(self.characteristics))
         self.register_buffer("positive_weight", torch.ones(len(self.characteristics)))
+        self.register_buffer("training_odds", torch.ones(len(self.characteristics)))
 
     def features(self, image: Tensor) -> Tensor:
         """What the last layer sees of images `(B, 1, *spatial)` in physical units, `(B, C)`."""
@@ -87,6 +88,15 @@ class NoduleClassifier(LightningModule):
         """Logits `(B, characteristics)` of images `(B, 1, *spatial)` in physical units."""
         logits: Tensor = self.answer(self.features(image))
         return logits
+
+    def calibrate(self, probabilities: Tensor) -> Tensor:
+        """Probabilities for which both answers weigh alike to those at the training set's odds.
+
+        Args:
+            probabilities: `(B, characteristics)`.
+        """
+        calibrated: Tensor = probabilities.logit(1e-7) + self.get_buffer("training_odds").log()
+        return calibrated.sigmoid()
 
     def labels(self, batch: NoduleBatch) -> Tensor:
         """What is known of the nodules, `(B, characteristics)`: 1, 0, or NaN.
@@ -121,7 +131,10 @@ class NoduleClassifier(LightningModule):
                 )
                 raise ValueError(message)
             rank_zero_info(f"{name}: {counts[0]} training images with it, {counts[1]} without")
-        self.get_buffer("positive_weight").copy_(no / yes)
+        self.get_buffer("training_odds").copy_(yes / no)
+        weights = data.draw_weights[:, None]
+        drawn = [((known == answer) * weights).sum(0) for answer in (0, 1)]
+        self.get_buffer("positive_weight").copy_(drawn[0] / drawn[1])
 
     def _loss(self, batch: NoduleBatch) -> tuple[Tensor, Tensor]:
         logits, labels = self(batch["image"]), self.labels(batch)

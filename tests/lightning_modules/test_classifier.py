@@ -10,7 +10,7 @@ from radiographs import Make
 
 from datamodules.batch import NoduleBatch
 from datamodules.lidc import LIDCDataModule
-from lightning_modules.classifier import NoduleClassifier, load_classifier
+from lightning_modules.classifier import NoduleClassifier, label, load_classifier
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 
@@ -77,7 +77,7 @@ def test_it_learns_what_can_be_seen(
 
 def test_what_is_unknown_does_not_count(make_bright: Make, make_trainer: Make) -> None:
     """Images without a label give no gradient, and the weight balances the answers."""
-    data, model = make_bright(2), make(2, "bright")
+    data, model = make_bright(2, balance=False), make(2, "bright")
     make_trainer(1).fit(model, data)
     labels = torch.cat([model.labels(batch) for batch in data.statistics_batches()])
     assert torch.isnan(labels).any()
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said(
 ) -> None:
     with pytest.raises(ValueError, match="characteristics is empty"):
         make(2)
-    with pytest.raises(ValueError, match=r"no attribute \['round'\], only .*bright"):
+    with pytest.raises(ValueError, match=r"no attribute 'round', only .*bright"):
         make_trainer(1).fit(make(2, "round"), make_bright(2))
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="is not a classifier's"):
@@ -119,3 +119,37 @@ def test_what_is_wrong_is_said(
     data.__class__ = AllBright
     with pytest.raises(ValueError, match="are bright and 0 are not: it cannot be learned"):
         make_trainer(1).fit(make(2, "bright"), data)
+
+
+def test_labels_are_attributes_subtypes_and_malignancy() -> None:
+    ratings = torch.tensor([1.0, 2.49, 2.5, 3.0, 3.5, 3.51, 5.0, torch.nan])
+    subtypes = torch.tensor([0, 1, 2, -1, 0, 1, 2, -1])
+    batch: Any = {"subtype": subtypes, "attributes": {"malignancy": ratings, "round": ratings}}
+    nan = float("nan")
+    expected = {
+        "malignant": [0, 0, nan, nan, nan, 1, 1, nan],
+        "solid": [1, 0, 0, nan, 1, 0, 0, nan],
+        "ground-glass": [0, 0, 1, nan, 0, 0, 1, nan],
+        "round": ratings.tolist(),
+    }
+    for name, labels in expected.items():
+        torch.testing.assert_close(label(batch, name), torch.tensor(labels), equal_nan=True)
+    with pytest.raises(ValueError, match="The data has no attribute 'spiky', only"):
+        label(batch, "spiky")
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_both_answers_weigh_alike_however_nodules_are_drawn(
+    balance: bool, make_data: Make, make_trainer: Make
+) -> None:
+    data = make_data(2, balance=balance, cache_dir=None)
+    model = make(2, "solid")
+    make_trainer(1).fit(model, data)
+    train = data.datasets["train"]
+    shares = [train.subtypes.count(code) / len(train) for code in range(3)]
+    drawn = [1 / 3] * 3 if balance else shares
+    weight = model.get_buffer("positive_weight")
+    assert weight.item() * drawn[0] == pytest.approx(drawn[1] + drawn[2])
+    # a sure answer stays sure, an even one becomes the training set's share
+    assert model.calibrate(torch.tensor([[0.5]])).item() == pytest.approx(shares[0])
+    assert model.calibrate(torch.tensor([[1.0]])).item() == pytest.approx(1, abs=1e-5)
