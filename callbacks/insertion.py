@@ -9,6 +9,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.before_after import before_and_after, index_page
 from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis
 from datamodules.files import written_whole
@@ -18,6 +19,7 @@ from datamodules.insertion import (
     InsertionDataset,
     Placed,
     apply,
+    box_of,
     read_requests,
 )
 from datamodules.studies import Volume, write_volume
@@ -36,7 +38,8 @@ class StudyWriter(Callback):
 
     In the run's folder: `studies/`, each in its source's form and geometry (a DICOM series stays
     one, image files keep their format); `masks/`, one NIfTI for each nodule, and for DICOM one SEG
-    for each study; and `nodules.csv`, a row for each request, which LIDCDataModule reads with
+    for each study; `pictures/`, each nodule before and after in three planes, and `index.html`, a
+    page of them all; and `nodules.csv`, a row for each request, which LIDCDataModule reads with
     `select: status == 'inserted'`. A study is written when its last nodule is synthesized; one
     that is written is not made again when the command is run again.
     """
@@ -109,14 +112,25 @@ class StudyWriter(Callback):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-        inserted = sum(row["status"] == INSERTED for row in self.rows)
-        print(f"{inserted} of {len(self.rows)} nodules inserted: {path}")
+        inserted = [row for row in self.rows if row["status"] == INSERTED]
+        with written_whole(self.root / "index.html") as page:
+            page.write_text(index_page(inserted))
+        print(f"{len(inserted)} of {len(self.rows)} nodules inserted: {path}, index.html")
 
     def finish(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
         """Write one study; return its rows of the manifest."""
         source = self.data.requests.parent / edits[0].row["study"]
         study = self.data.read(source, edits[0].row)
-        placed: Placed = {edit.row["name"]: apply(study, edit) for edit in edits}
+        placed: Placed = {}
+        for edit in edits:
+            before = study.array[box_of(study, edit.change)].copy()
+            box, mask = placed[edit.row["name"]] = apply(study, edit)
+            facts = f"{edit.row.get('subtype') or 'nodule'}, {edit.row['diameter_mm']:.1f} mm"
+            title = f"synthetic-{edit.row['name']}: {facts}"
+            parts = (before, study.array[box], mask)
+            picture = before_and_after(*parts, study.spacing_mm, title)
+            with written_whole(self.root / f"pictures/synthetic-{edit.row['name']}.png") as path:
+                picture.savefig(path, dpi=110)
         # named so that it says what it is where the format has no header
         name = f"synthetic-{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
         who = edits[0].row["patient_id"]

@@ -514,6 +514,16 @@ class Edit:
     mask: NDArray[np.uint8]
 
 
+def box_of(study: Volume, roi: Volume) -> tuple[slice, ...]:
+    """The voxels of a study whose centres lie in an ROI."""
+    first = np.asarray(study.grid.index(roi.origin_mm))
+    steps = np.asarray(study.spacing_mm) / roi.spacing_mm
+    last = first + (np.asarray(roi.array.shape) - 1) / steps
+    low = np.clip(np.ceil(first - 1e-6), 0, None).astype(int)
+    high = np.minimum(np.floor(last + 1e-6).astype(int) + 1, study.array.shape)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
 def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint8]]:
     """Add one nodule to a study, in place.
 
@@ -528,15 +538,11 @@ def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint
     Returns:
         The box of the study that the ROI covers, and the nodule's mask in it.
     """
-    grid, roi = study.grid, edit.change
+    roi, box = edit.change, box_of(study, edit.change)
     steps = np.asarray(study.spacing_mm) / roi.spacing_mm
-    first = np.asarray(grid.index(roi.origin_mm))
-    last = first + (np.asarray(roi.array.shape) - 1) / steps
-    low = np.clip(np.ceil(first - 1e-6), 0, None).astype(int)
-    high = np.minimum(np.floor(last + 1e-6).astype(int) + 1, study.array.shape)
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    shape = tuple((high - low).tolist())
-    offset = (low - first) * steps
+    shape = tuple(side.stop - side.start for side in box)
+    low = np.array([side.start for side in box])
+    offset = (low - np.asarray(study.grid.index(roi.origin_mm))) * steps
 
     def onto_study(values: NDArray[Any]) -> NDArray[np.float32]:
         moved: NDArray[np.float32] = ndimage.affine_transform(

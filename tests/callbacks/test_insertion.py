@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
 
+from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
 from datamodules import FilmInsertionDataModule, InsertionDataModule, LIDCDataModule
 from datamodules.dicom import read_study
@@ -82,6 +83,33 @@ def insert(tmp_path: Path, scan: Volume) -> Insert:
 
 def at(x: float, y: float, z: float, diameter: float = 8, **more: Any) -> dict[str, Any]:
     return {"x_mm": x, "y_mm": y, "z_mm": z, "diameter_mm": diameter, **more}
+
+
+def test_every_nodule_is_on_the_page_and_failed_ones_are_not(insert: Insert) -> None:
+    rows = [at(0, 10, 145), at(30, 10, 165), at(900, 0, 0)]
+    root = insert(
+        "scan.mha", [{"name": f"<{k}>" if k == 2 else f"n{k}", **r} for k, r in enumerate(rows)]
+    )
+    pictures = sorted(path.name for path in (root / "pictures").iterdir())
+    assert pictures == ["synthetic-n0.png", "synthetic-n1.png"]
+    page = (root / "index.html").read_text()
+    assert "<h1>2 synthetic nodules</h1>" in page
+    assert page.count("<img ") == 2
+    assert "subtype: solid<br>diameter_mm: 7." in page
+
+
+def test_three_planes_show_the_middle_of_the_nodule() -> None:
+    before = np.full((6, 8, 10), -900.0)
+    mask = np.zeros_like(before)
+    mask[2, 3, 4] = 1
+    figure = before_and_after(before, before + 700 * mask, mask, (2.0, 1.0, 1.0), "n")
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert [image.shape for image in shown[::3]] == [(8, 10), (6, 10), (6, 8)]
+    assert [image.max() for image in shown] == [-900, -200, -200] * 3
+    ratios = [axes.get_aspect() for axes in figure.axes[::3]]
+    assert ratios == [1, 2, 2]
+    # the head is up: slice 2 of 6 is line 3 from above
+    assert shown[4][3, 4] == -200
 
 
 @pytest.mark.parametrize("study", ["scan.nii.gz", "scan.mha", "scan.nrrd", "dicom"])
@@ -341,6 +369,9 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
     assert area == pytest.approx(np.pi / 4 * 81, rel=0.15)
     # painted with 0, with the film's own finest detail left
     assert after.array[mask.array > 0].mean() < 0.3 * before.array[mask.array > 0].mean()
+    page = (tmp_path / "out/index.html").read_text()
+    assert 'src="pictures/synthetic-nodule-0000.png"' in page
+    assert (tmp_path / "out/pictures/synthetic-nodule-0000.png").stat().st_size > 3_000
     if path.suffix == ".png":
         assert "SYNTHETIC" in Image.open(written).text["Description"]
     if path.suffix == ".dcm":
