@@ -137,7 +137,7 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
         raise ValueError(message)
     array = volume.array
     if array.dtype in (np.bool_, np.uint8):
-        array = array.astype(np.uint8)
+        array = array.astype(np.uint8, copy=False)
     elif np.issubdtype(array.dtype, np.integer):
         if array.size and (array.min() < -(2**15) or array.max() >= 2**15):
             message = (
@@ -145,9 +145,9 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
                 "give floats or rescale them"
             )
             raise ValueError(message)
-        array = array.astype(np.int16)
+        array = array.astype(np.int16, copy=False)
     else:
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(volume.spacing_mm[::-1])
     image.SetOrigin(volume.origin_mm)
