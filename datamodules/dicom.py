@@ -170,8 +170,8 @@ def order(slices: Iterable[Slice]) -> Series:
     the same voxels one is.
 
     Raises:
-        ValueError: If there are fewer than two slices with a position, or two at the same place
-            with different voxels.
+        ValueError: If there are fewer than two slices with a position, two at the same place with
+            different voxels, or the gantry was tilted.
     """
     notes = []
     placed = [one for one in slices if len(one.position_mm) == 3 and len(one.spacing_mm) == 2]
@@ -200,6 +200,7 @@ def order(slices: Iterable[Slice]) -> Series:
                 f"({twice.path.name} and {one.path.name}): take one of them away"
             )
             raise ValueError(message)
+    check_upright(kept, normal)
     if len(kept) < len(stack):
         notes.append(f"{len(stack) - len(kept)} duplicate slice(s) left out")
     steps = np.diff([heights[one.path] for one in kept])
@@ -214,6 +215,23 @@ def order(slices: Iterable[Slice]) -> Series:
     ends = [0, *[number + 1 for number in gaps], len(kept)]
     runs = tuple(range(low, high) for low, high in itertools.pairwise(ends))
     return Series(tuple(kept), runs, step, tuple(notes))
+
+
+def check_upright(slices: Sequence[Slice], normal: NDArray[np.float64]) -> None:
+    """Check that slices lie above each other, not shifted as those of a tilted gantry are.
+
+    Raises:
+        ValueError: If the last is shifted by more than a pixel against the first.
+    """
+    along = np.subtract(slices[-1].position_mm, slices[0].position_mm)
+    shift = float(np.linalg.norm(along - (normal @ along) * normal))
+    if shift > min(slices[0].spacing_mm):
+        angle = np.degrees(np.arctan2(shift, abs(normal @ along)))
+        message = (
+            f"has slices that are shifted against each other by {shift:.1f} mm in all, a gantry "
+            f"tilt of {angle:.1f} degrees: correct it first, for instance with dcm2niix"
+        )
+        raise ValueError(message)
 
 
 def by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:

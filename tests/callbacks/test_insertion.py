@@ -11,13 +11,21 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import SimpleITK as sitk
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
+from pydicom.uid import RLELossless
+from scipy.spatial.transform import Rotation
 
 from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
-from datamodules import FilmInsertionDataModule, InsertionDataModule, LIDCDataModule
+from datamodules import (
+    FilmInsertionDataModule,
+    InsertionDataModule,
+    LIDCDataModule,
+    insertion,
+)
 from datamodules.dicom import read_study
 from datamodules.insertion import Edit, apply
 from datamodules.studies import Volume, read_volume, write_volume
@@ -304,6 +312,102 @@ def test_a_failed_request_loses_no_other(insert: Insert, tmp_path: Path) -> None
         assert what in table.loc[f"synthetic-{name}", "reason"], name
 
 
+def spoil(kind: str, tmp_path: Path, scan: Volume) -> str:
+    """A study that cannot be used; its name."""
+    folder = tmp_path / kind
+    if kind in ("values", "spacing", "colour"):
+        path = tmp_path / f"{kind}.mha"
+        array = (scan.array + 1000).clip(0, 255) if kind == "values" else scan.array
+        write_volume(path, Volume(array.astype(np.int16), SPACING, ORIGIN, np.eye(3)))
+        if kind == "spacing":
+            header = path.read_bytes()
+            path.write_bytes(header.replace(b"ElementSpacing = 0.8", b"ElementSpacing = -.8"))
+        if kind == "colour":
+            sitk.WriteImage(sitk.Image([20, 20, 20], sitk.sitkVectorUInt8, 3), str(path))
+        return path.name
+    files = write_series(folder, scan, "p", uid_of(kind))
+    if kind == "missing":
+        files[7].unlink()
+    elif kind == "truncated":
+        files[7].write_bytes(files[7].read_bytes()[:-4000])
+    elif kind == "tilted":
+        for number, path in enumerate(files):
+            data = pydicom.dcmread(path)
+            x, y, z = data.ImagePositionPatient
+            data.ImagePositionPatient = [x, float(y) + 0.5 * number, z]
+            data.save_as(path)
+    elif kind == "several":
+        write_series(folder / "other", scan, "p", uid_of("other"))
+    return kind
+
+
+def test_studies_that_cannot_be_used_lose_no_other(
+    insert: Insert, tmp_path: Path, scan: Volume
+) -> None:
+    reasons = {
+        "missing": "1 gap(s) between slices",
+        "truncated": "is damaged or cut short: copy it again",
+        "tilted": "a gantry tilt of 14.0 degrees: correct it first",
+        "several": "holds 2 CT series",
+        "values": "expected Hounsfield units",
+        "spacing": "expected finite numbers above zero",
+        "colour": "expected a 2D or 3D image of one channel",
+    }
+    rows = [at(*INSIDE, name="good")]
+    rows += [at(*INSIDE, name=kind, study=spoil(kind, tmp_path, scan)) for kind in reasons]
+    table = pd.read_csv(insert("scan.mha", rows) / "nodules.csv").set_index("nodule_id")
+    assert table["status"].value_counts().to_dict() == {"failed": len(reasons), "inserted": 1}
+    for kind, reason in reasons.items():
+        assert reason in table.loc[f"synthetic-{kind}", "reason"], kind
+
+
+def test_oblique_and_compressed_series_come_back_as_they_lie(
+    insert: Insert, tmp_path: Path, scan: Volume
+) -> None:
+    turn = Rotation.from_euler("xyz", (8, -5, 12), degrees=True).as_matrix()
+    lying = Volume(scan.array, SPACING, ORIGIN, turn)
+    for path in write_series(tmp_path / "lying", lying, "p", uid_of("lying")):
+        data = pydicom.dcmread(path)
+        data.compress(RLELossless)
+        data.save_as(path)
+    place = dict(zip("zyx", (20, 50, 45), strict=True))
+    root = insert("lying", [{**place, "diameter_mm": 8}])
+    table = pd.read_csv(root / "nodules.csv")
+    assert table["status"].tolist() == ["inserted"], table["reason"].tolist()
+    before, after = (read_study(path) for path in (tmp_path / "lying", root / table["image"][0]))
+    assert after.grid.matches(lying.grid)
+    np.testing.assert_array_equal(before.array, scan.array)
+    changed = np.argwhere(before.array != after.array)
+    reach_mm = np.abs(changed - [20, 50, 45]).max(0) * SPACING
+    assert reach_mm.max() < 8 / 2 + MARGIN_MM + 2
+    assert read_volume(root / table["mask"][0]).grid.matches(lying.grid)
+
+
+def test_a_full_disk_loses_no_study_that_is_done(
+    insert: Insert, tmp_path: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volume(tmp_path / "first.mha", scan)
+    rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
+    real = insertion.write_volume
+
+    def full(path: Path, *args: Any) -> None:
+        if "scan" in Path(path).name:
+            raise OSError(28, "No space left on device")
+        real(path, *args)
+
+    monkeypatch.setattr(insertion, "write_volume", full)
+    with pytest.raises(OSError, match="No space left"):
+        insert("scan.mha", rows)
+    monkeypatch.undo()
+    root = tmp_path / "out"
+    first = next((root / "studies").glob("synthetic-first*"))
+    before = first.stat().st_mtime_ns
+    assert not (root / "nodules.csv").exists()
+    insert("scan.mha", rows)
+    assert pd.read_csv(root / "nodules.csv")["status"].tolist() == ["inserted"] * 2
+    assert first.stat().st_mtime_ns == before
+
+
 def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume) -> None:
     write_volume(tmp_path / "first.mha", scan)
     rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
@@ -387,13 +491,20 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
 def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     path, _ = film(tmp_path, "png8")
     (tmp_path / "broken.dcm").write_bytes(b"not DICOM")
+    write_film(tmp_path / "colour.dcm", np.zeros((300, 260), np.uint16), "p", "MONOCHROME2")
+    data = pydicom.dcmread(tmp_path / "colour.dcm")
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+    data.PixelData = bytes(300 * 260 * 6)
+    data.save_as(tmp_path / "colour.dcm")
     where = {"y": 100, "x": 100, "diameter_mm": 9}
-    rows = [{"study": name, **where} for name in (path.name, "broken.dcm", "none.dcm")]
+    names = (path.name, "broken.dcm", "none.dcm", "colour.dcm")
+    rows = [{"study": name, **where} for name in names]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
     data = FilmInsertionDataModule(tmp_path / "requests.csv")
     data.setup("predict")
     told = " ".join(data.failed.values())
-    for what in ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist"):
+    reasons = ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist")
+    for what in (*reasons, "pixels of shape (300, 260, 3)"):
         assert what in told
 
 
