@@ -14,6 +14,7 @@ from jsonargparse import auto_cli
 
 from noduleforge.compare import compare
 from noduleforge.inspect import inspect
+from noduleforge.memorization import memorization
 from noduleforge.place import place
 from noduleforge.place_films import place_films
 from noduleforge.prepare.lidc import prepare_lidc
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Any] = {
     "place": place,
     "place-films": place_films,
     "compare": compare,
+    "memorization": memorization,
 }
 
 LISTS = {"compare": "runs", "place": "studies"}
