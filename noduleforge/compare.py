@@ -74,10 +74,11 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
             or feature networks; other seeds; or the reference is not there.
     """
     folders = [Path(run) for run in runs]
-    if all((folder / CLASSIFICATION).is_file() for folder in folders):
+    tested = tested_by(folders)
+    if tested == CLASSIFICATION:
         write(pd.DataFrame(classifier_rows(folders, reference)), reference, out)
         return
-    if all((folder / SEGMENTATION).is_file() for folder in folders):
+    if tested == SEGMENTATION:
         tables = {
             arm: [nodule_table(folder / SEGMENTATION) for folder in members]
             for arm, members in by_arm(folders, reference).items()
@@ -93,6 +94,23 @@ def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison"
             pictures(first).savefig(path, dpi=110)
     else:
         print("No pictures: not every arm has synthetic nodules (lightning predict makes them).")
+
+
+def tested_by(folders: Sequence[Path]) -> str:
+    """The table that these runs have of what they were tested on; `generation.csv` if none.
+
+    Raises:
+        FileNotFoundError: If only some have it.
+    """
+    for name in (CLASSIFICATION, SEGMENTATION):
+        lacking = [folder / name for folder in folders if not (folder / name).is_file()]
+        if len(lacking) == len(folders):
+            continue
+        if lacking:
+            message = f"{lacking[0]} is missing: run `lightning test` there too."
+            raise FileNotFoundError(message)
+        return name
+    return "generation.csv"
 
 
 def all_rows(figures: "Mapping[str, Measured]", reference: str) -> pd.DataFrame:

@@ -189,6 +189,14 @@ def test_classifiers_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert table.loc[("auroc/solid", "real"), "mean"] == pytest.approx(np.mean(areas), rel=1e-5)
 
 
+def test_a_run_that_was_not_tested_is_named(tmp_path: Path) -> None:
+    runs = [write_classifier(tmp_path / "real-0", 0), tmp_path / "other-0"]
+    for _ in range(2):  # with one run tested, and with none
+        with pytest.raises(FileNotFoundError, match=r"-0/\w+.csv is missing: run `lightning test`"):
+            compare(runs, "real", tmp_path / "out")
+        (tmp_path / "real-0/classification.csv").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("changed", [{"label": 1}, {"patient_id": "P0"}, {"characteristic": "x"}])
 def test_classifiers_of_other_nodules_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     runs = [write_classifier(tmp_path / "real-0", 0)]
