@@ -1,5 +1,6 @@
 """Are synthetic nodules copies of training nodules? The nearest ones, in voxels and in features."""
 
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,23 +16,25 @@ from tqdm import tqdm
 
 from callbacks.features import FeatureExtractor
 from callbacks.scores import interval, patient_weights
-from datamodules.base import NoduleDataModule, NoduleDataset
+from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset
 from datamodules.files import written_whole
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 
-SPACES = ("voxels", "features")
+SPACES = {"voxels": "root mean square difference", "features": "Euclidean distance"}
 QUANTILE = 0.05
 """A synthetic nodule is near if so few held-out real ones are as near to a training nodule."""
 
 BATCH = 64
+"""How many images are worked on at once."""
 
 
 class Nodules(NamedTuple):
     """Nodules to be compared.
 
     Attributes:
-        images: `(N, *spatial)` in physical units.
+        images: `(N, *spatial)` in physical units, an odd number of voxels along each axis, so that
+            they can be flipped about the nodule's centre.
         masks: `(N, *spatial)`, 1 inside the nodule.
         names: identifiers.
         patients: whose image each is in.
@@ -49,8 +52,9 @@ class Found(NamedTuple):
     Attributes:
         distance: in the units of the space.
         number: which training nodule.
-        flips: the axes along which it must be flipped.
-        shift: voxels by which it must then be shifted along each axis.
+        flips: the axes along which the query is flipped.
+        shift: voxels by which the query, flipped, is then shifted along each axis; empty for
+            features.
     """
 
     distance: float
@@ -77,12 +81,14 @@ def memorization(
 
     Distances: in *voxels* the root mean square difference inside the query's mask, least over all
     flips and over shifts along each axis; in *features* the Euclidean distance of the ROIs'
-    features, least over all flips. Writes `distances.csv`, `summary.csv`, `distances.png` and
-    `closest_pairs.png`.
+    features, least over all flips, without shifts. What surrounds a nodule counts in features
+    alone. Distances depend on a nodule's size: compare sets of like sizes.
+
+    Writes `distances.csv`, `summary.csv`, `distances.png` and `closest_pairs.png`.
 
     Args:
         real: the real data set, with the split that the generator was trained on.
-        synthetic: the synthetic nodules, with the ROI of `real`.
+        synthetic: the synthetic nodules of all splits, with the ROI of `real`.
         out: folder to write.
         features: a feature network, see docs/metrics.md; without it voxels alone are compared.
         window: intensities that the network sees as 0 and 1.
@@ -91,38 +97,57 @@ def memorization(
 
     Raises:
         FileNotFoundError: If data are missing.
-        ValueError: If a setting is out of its range, a set is empty or ROIs differ.
+        ValueError: If a setting is out of its range, a set is empty, ROIs differ, or a nodule has
+            no mask or no training nodule of another patient.
     """
     if shift_voxels < 0 or pairs < 1:
         message = f"shift_voxels is {shift_voxels} and pairs {pairs}: give at least 0 and 1"
+        raise ValueError(message)
+    if not window[0] < window[1]:
+        message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
     real.setup()
     settings: Any = synthetic
     settings.fractions = (1.0, 0.0, 0.0)
     synthetic.setup()
-    training = read(real.datasets["train"], "training")
+    roi = real.datasets["train"].roi_size
+    ours, theirs = (
+        (module.datasets["train"].roi_size, module.roi_spacing_mm) for module in (real, synthetic)
+    )
+    if ours != theirs:
+        message = (
+            f"The synthetic nodules' ROI has {theirs[0]} voxels of {theirs[1]} mm, the real ones' "
+            f"{ours[0]} of {ours[1]} mm: give both the same roi_size and roi_spacing_mm"
+        )
+        raise ValueError(message)
+    training = read([real.datasets["train"]], "training", shift_voxels)
     queries = {
-        "synthetic": read(synthetic.datasets["train"], "synthetic"),
-        "held-out": read(real.datasets["test"], "held-out"),
+        "synthetic": read([synthetic.datasets[split] for split in SPLITS], "synthetic"),
+        "held-out": read([real.datasets["test"]], "held-out"),
     }
-    for kind, nodules in queries.items():
-        if nodules.images.shape[1:] != training.images.shape[1:]:
-            message = (
-                f"The {kind} nodules have {tuple(nodules.images.shape[1:])} voxels, the training "
-                f"nodules {tuple(training.images.shape[1:])}: give both the same roi_size"
-            )
-            raise ValueError(message)
     rows: list[dict[str, Any]] = []
     found: dict[str, list[Found]] = {}
-    embedded = None if features is None else embed(training.images, features, window)
+    by_voxels = VoxelDistances(training.images, shift_voxels)
+    embedded = None
+    if features is not None:
+        embedded = embed(region(training.images, shift_voxels, roi), features, window)
     for kind, nodules in queries.items():
-        by_voxels = VoxelDistances(training, shift_voxels)
         for k in tqdm(range(len(nodules.names)), desc=kind, unit="nodule"):
             distances = {"voxels": by_voxels.to(nodules.images[k], nodules.masks[k])}
             if features is not None and embedded is not None:
-                image = nodules.images[k]
-                distances["features"] = feature_distances(image, embedded, features, window)
+                flipped = region(flips_of(nodules.images[k]), 0, roi)
+                distances["features"] = torch.cdist(
+                    embedded,
+                    embed(flipped, features, window),
+                    compute_mode="donot_use_mm_for_euclid_dist",  # mm is off near 0
+                )
             others = torch.tensor([who != nodules.patients[k] for who in training.patients])
+            if not others.any():
+                message = (
+                    f"All training nodules are of {nodules.patients[k]}, as is {nodules.names[k]}: "
+                    "give training nodules of other patients too"
+                )
+                raise ValueError(message)
             row: dict[str, Any] = {
                 "kind": kind,
                 "name": nodules.names[k],
@@ -131,6 +156,8 @@ def memorization(
             for space, all_of in distances.items():
                 best = nearest(all_of, shift_voxels)
                 other = nearest(all_of.masked_fill(~view(others, all_of), torch.inf), shift_voxels)
+                if space == "voxels":
+                    best, other = (exact(it, nodules, k, training) for it in (best, other))
                 row |= {space: best.distance, f"{space}_nearest": training.names[best.number]}
                 row[f"{space}_same_patient"] = int(not others[best.number])
                 row[f"{space}_other_patients"] = other.distance
@@ -150,19 +177,29 @@ def memorization(
     print(summary.to_string(index=False, float_format="{:.3g}".format))
 
 
-def read(dataset: NoduleDataset, kind: str) -> Nodules:
-    """All nodules of a data set, not augmented.
+def read(datasets: Iterable[NoduleDataset], kind: str, margin: int = 0) -> Nodules:
+    """All nodules of data sets, not augmented.
+
+    Args:
+        datasets: of one ROI.
+        kind: what they are called in messages.
+        margin: voxels to be read beyond the ROI on every side.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or one has no mask.
     """
-    number = len(dataset.subtypes)
-    if not number:
+    places = [(dataset, k) for dataset in datasets for k in range(len(dataset.subtypes))]
+    if not places:
         message = f"There is no {kind} nodule: check the data's folder, select and fractions"
         raise ValueError(message)
     items = [
-        dataset.read(k, dataset.roi_size) for k in tqdm(range(number), desc=kind, unit="nodule")
+        dataset.read(k, [2 * (n // 2 + margin) + 1 for n in dataset.roi_size])
+        for dataset, k in tqdm(places, desc=kind, unit="nodule")
     ]
+    for item in items:
+        if not item["mask"].any():
+            message = f"The {kind} nodule {item['name']} has an empty mask: give nodules with masks"
+            raise ValueError(message)
     return Nodules(
         torch.stack([item["image"][0] for item in items]),
         torch.stack([item["mask"][0] for item in items]),
@@ -171,9 +208,20 @@ def read(dataset: NoduleDataset, kind: str) -> Nodules:
     )
 
 
+def region(images: Tensor, start: int, size: Sequence[int]) -> Tensor:
+    """The part of images `(..., *spatial)` of a size, from voxel `start` on along each axis."""
+    part: tuple[Any, ...] = (..., *(slice(start, start + n) for n in size))
+    return images[part]
+
+
 def all_flips(rank: int) -> list[tuple[int, ...]]:
     """Every set of axes that can be flipped, the empty one first."""
     return [axes for n in range(rank + 1) for axes in combinations(range(rank), n)]
+
+
+def flips_of(image: Tensor) -> Tensor:
+    """An image `(*spatial)` in all its flips, `(flips, *spatial)`."""
+    return torch.stack([image.flip(axes) for axes in all_flips(image.ndim)])
 
 
 def view(chosen: Tensor, table: Tensor) -> Tensor:
@@ -188,58 +236,61 @@ class VoxelDistances:
     for all training nodules, flips and shifts.
 
     Args:
-        training: the training nodules.
+        images: training nodules `(N, *spatial)`, larger than the queries by `shift_voxels` on every
+            side.
         shift_voxels: greatest shift along each axis.
     """
 
-    def __init__(self, training: Nodules, shift_voxels: int) -> None:
-        # about a common value, for the sake of rounding
-        self.middle = training.images.mean()
-        centred = (training.images - self.middle).float()
-        self.inputs = torch.stack([centred, centred.square()], 1)
+    def __init__(self, images: Tensor, shift_voxels: int) -> None:
+        self.images = images
+        self.middle = images.mean()  # about a common value, for the sake of rounding
         self.shift = shift_voxels
 
     def to(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Root mean square differences inside the mask.
-
-        The nodule lies around voxel `size // 2`, about which flips are made. Of a mask that reaches
-        so far that a shift would leave the ROI, the middle counts.
+        """Root mean square differences inside the mask, up to rounding; see `exact`.
 
         Args:
-            image: `(*spatial)`.
-            mask: `(*spatial)`.
+            image: `(*spatial)`, an odd number of voxels along each axis; flipped about the middle.
+            mask: `(*spatial)`, not empty.
 
         Returns:
             `(N, flips, *shifts)`, `2 shift_voxels + 1` along each axis.
-
-        Raises:
-            ValueError: If the mask has no voxel in the middle.
         """
-        rank, size = image.ndim, np.array(image.shape)
-        center = size // 2
-        room = np.minimum(center, size - 1 - center) - self.shift
-        reach = np.abs(np.argwhere(mask.numpy() > 0) - center).max(0, initial=0)
-        radius = np.minimum(reach, room)
-        if (radius < 0).any() or not mask.any():
-            message = (
-                f"A nodule's ROI of {tuple(size)} voxels leaves no room for shifts of "
-                f"{self.shift}, or its mask is empty: lower shift_voxels or raise roi_size"
-            )
-            raise ValueError(message)
-        inner = tuple(slice(c - r, c + r + 1) for c, r in zip(center, radius, strict=True))
-        outer = tuple(
-            slice(c - r - self.shift, c + r + self.shift + 1)
-            for c, r in zip(center, radius, strict=True)
+        rank, center = image.ndim, np.array(image.shape) // 2
+        reach = np.abs(np.argwhere(mask.numpy() > 0) - center).max(0)
+        inner, outer = (
+            tuple(slice(c - r, c + r + 1 + more) for c, r in zip(center, reach, strict=True))
+            for more in (0, 2 * self.shift)
         )
-        weight = mask[inner].float()
-        query = (image[inner] - self.middle).float()
-        kernel = torch.stack([-2 * weight * query, weight])
-        flipped = torch.stack(
-            [kernel.flip([axis + 1 for axis in axes]) for axes in all_flips(rank)]
-        )
-        inputs = self.inputs[(slice(None), slice(None), *outer)]
-        squares = CONVOLVE[rank](inputs, flipped) + (weight * query.square()).sum()
+        weight, query = mask[inner].float(), (image[inner] - self.middle).float()
+        kernel = torch.stack([flips_of(-2 * weight * query), flips_of(weight)], 1)
+        products = []
+        for batch in torch.split(self.images[(slice(None), *outer)], BATCH):
+            centred = (batch - self.middle).float()
+            inputs = torch.stack([centred, centred.square()], 1)
+            products.append(CONVOLVE[rank](inputs, kernel))
+        squares = torch.cat(products) + (weight * query.square()).sum()
         return (squares / weight.sum()).clamp(min=0).sqrt()
+
+
+def aligned(image: Tensor, found: Found, size: Sequence[int]) -> Tensor:
+    """A training nodule in the place of its query.
+
+    Args:
+        image: `(*spatial)`, the training nodule with its margin.
+        found: where the query lies in it.
+        size: of the query.
+    """
+    margin = (image.shape[0] - size[0]) // 2
+    part = tuple(slice(margin + s, margin + s + n) for s, n in zip(found.shift, size, strict=True))
+    return image[part].flip(found.flips)
+
+
+def exact(found: Found, nodules: Nodules, k: int, training: Nodules) -> Found:
+    """What was found for nodule `k` in voxels, with a distance that is free of rounding."""
+    image, inside = nodules.images[k].double(), nodules.masks[k] > 0
+    partner = aligned(training.images[found.number].double(), found, image.shape)
+    return found._replace(distance=float((image - partner)[inside].square().mean().sqrt()))
 
 
 def embed(images: Tensor, features: FeatureExtractor, window: tuple[float, float]) -> Tensor:
@@ -249,14 +300,6 @@ def embed(images: Tensor, features: FeatureExtractor, window: tuple[float, float
     with torch.no_grad():
         parts = [features.views(batch).values() for batch in torch.split(seen, BATCH)]
         return torch.cat([torch.cat(list(views), 1) for views in parts])
-
-
-def feature_distances(
-    image: Tensor, training: Tensor, features: FeatureExtractor, window: tuple[float, float]
-) -> Tensor:
-    """Euclidean distances `(N, flips)` of one nodule's features to those of training nodules."""
-    flipped = torch.stack([image.flip(axes) for axes in all_flips(image.ndim)])
-    return torch.cdist(training, embed(flipped, features, window))
 
 
 def nearest(table: Tensor, shift: int) -> Found:
@@ -274,7 +317,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         Rows with `space`, `training nodules` (all, or of other patients), `synthetic` and
         `held-out` (median distances), `nearer` (the share of synthetic nodules that is nearer than
         the 5 % quantile of held-out ones; 0.05 if they are alike) with its 95 % bootstrap interval
-        over patients of both, `nearer than any` (than every held-out one), and `same patient` (the
+        over patients of both, `nearer than any` (than every held-out one) with that of the
+        synthetic patients alone, since a minimum cannot be resampled, and `same patient` (the
         share whose nearest training nodule is of the image's own patient).
     """
     rows = []
@@ -292,7 +336,10 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
             row: dict[str, Any] = {"space": space, "training nodules": which}
             row |= {"synthetic": np.median(ours), "held-out": np.median(theirs)}
             row |= {"nearer": np.mean(ours < np.quantile(theirs, QUANTILE)), "low": low}
-            row |= {"high": high, "nearer than any": np.mean(ours < theirs.min())}
+            nearest_of_all = ours < theirs.min()
+            row |= {"high": high, "nearer than any": nearest_of_all.mean()}
+            low, high = interval(of_made @ nearest_of_all / of_made.sum(1))
+            row |= {"low of any": low, "high of any": high}
             same = made[f"{space}_same_patient"].mean() if which == "all" else 0.0
             rows.append({**row, "same patient": same})
     return pd.DataFrame(rows)
@@ -319,7 +366,7 @@ def draw(table: pd.DataFrame) -> Figure:
             limit = values[table["kind"] == "held-out"].quantile(QUANTILE)
             axes.axvline(limit, color="k", lw=0.8, ls=":")
             axes.set_title(f"{space}, training nodules: {title}")
-            axes.set_xlabel("distance to the nearest")
+            axes.set_xlabel(f"{SPACES[space]} to the nearest")
             axes.set_yticks([])
             axes.legend(frameon=False)
     return figure
@@ -327,23 +374,17 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def side_by_side(closest: list[tuple[int, Found]], synthetic: Nodules, training: Nodules) -> Figure:
     """Middle slices of synthetic nodules, above the training nodules that they are nearest to."""
+    size = synthetic.images.shape[1:]
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(1.6 * len(closest), 3.9), layout="constrained")
         grid = figure.subplots(2, len(closest), squeeze=False)
         for column, (k, found) in zip(grid.T, closest, strict=True):
-            axes_of = tuple(range(training.images.ndim - 1))
-            # the query was flipped; its partner is flipped the other way round, and shifted
-            partner = training.images[found.number].roll([-s for s in found.shift], axes_of)
-            size = partner.shape
-            partner = partner.flip(found.flips)
-            even = [axis for axis in found.flips if size[axis] % 2 == 0]
-            partner = partner.roll([1] * len(even), even) if even else partner
-            shown = [synthetic.images[k], partner]
+            shown = [synthetic.images[k], aligned(training.images[found.number], found, size)]
             limits = {"vmin": float(shown[0].min()), "vmax": float(shown[0].max())}
-            names = (f"synthetic\n{found.distance:.3g}", training.names[found.number])
+            names = (f"synthetic\nRMSD {found.distance:.3g}", training.names[found.number])
             for axes, image, name in zip(column, shown, names, strict=True):
                 flat = image if image.ndim == 2 else image[len(image) // 2]
-                axes.imshow(flat, cmap="gray", **limits)
+                axes.imshow(flat.numpy(), cmap="gray", **limits)
                 axes.set_title(name)
                 axes.axis("off")
     return figure
