@@ -14,6 +14,7 @@ from datamodules.base import (
     UNKNOWN_PATIENTS,
     NoduleDataModule,
     NoduleDataset,
+    hold_nothing_out,
     patient_key,
 )
 from datamodules.batch import SUBTYPES, NoduleBatch
@@ -147,7 +148,7 @@ class AugmentedDataModule(NoduleDataModule):
     def _chosen(self, real: NoduleDataset, source: NoduleDataModule) -> Part:
         """The synthetic nodules that are used."""
         settings: Any = source
-        settings.fractions = (1.0, 0.0, 0.0)
+        hold_nothing_out(source)
         source.setup()
         synthetic = source.datasets["train"]
         ours = real.roi_size, self.roi_spacing_mm, real.image_dtype

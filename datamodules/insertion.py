@@ -22,6 +22,7 @@ from datamodules.studies import (
     WRITABLE,
     Volume,
     binarize,
+    equivalent_diameter_mm,
     read_volume,
     resample,
     resample_mask,
@@ -234,11 +235,8 @@ class InsertionDataset(NoduleDataset):
         """One region; `size` is that of the ROI."""
         region = self.regions[nodule]
         row, image = region.row, region.image
-        measure = float(region.mask.sum()) * float(np.prod(image.spacing_mm))
-        flat = region.mask.ndim == 2  # area of a circle, volume of a sphere
-        diameter = 2 * (measure / np.pi) ** 0.5 if flat else (6 * measure / np.pi) ** (1 / 3)
         known = {name: float(row.get(name, np.nan)) for name in RATINGS}
-        known["diameter_mm"] = diameter
+        known["diameter_mm"] = equivalent_diameter_mm(region.mask, image.spacing_mm)
         item: NoduleBatch = {
             "image": torch.from_numpy(np.rint(image.array).astype(np.float32))[None],
             "mask": torch.from_numpy(region.mask.astype(np.float32))[None],

@@ -24,7 +24,7 @@ from datamodules.base import (
 )
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.dicom import read_study, read_study_grid
-from datamodules.studies import Volume, resample, resample_mask
+from datamodules.studies import Volume, equivalent_diameter_mm, resample, resample_mask
 
 REQUIRED = ("nodule_id", "patient_id", "image", "mask")
 
@@ -316,9 +316,7 @@ class LIDCDataset(NoduleDataset):
                 "or a larger roi_size"
             )
             raise ValueError(message)
-        measure = len(inside[0]) * float(np.prod(mask.spacing_mm))
-        # area of a circle, volume of a sphere
-        diameter = 2 * (measure / np.pi) ** 0.5 if n == 2 else (6 * measure / np.pi) ** (1 / 3)
+        diameter = equivalent_diameter_mm(mask.array, mask.spacing_mm)
         ratings = {name: float(row[name]) for name in RATINGS if name in row}
         values = np.clip(np.rint(roi.array), -(2**15), 2**15 - 1).astype(np.float32)
         return {

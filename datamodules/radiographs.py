@@ -24,7 +24,7 @@ from datamodules.base import (
 )
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.films import lung_point, read_film, read_lungs
-from datamodules.studies import Volume, resample, resample_mask
+from datamodules.studies import Volume, equivalent_diameter_mm, resample, resample_mask
 
 
 def ellipse(grid_shape: Sequence[int], center: Sequence[float], axes: Sequence[float]) -> Any:
@@ -138,7 +138,7 @@ class RadiographDataset(NoduleDataset):
         mask = resample_mask(
             Volume(inside, film.spacing_mm, film.origin_mm, film.direction), point, size, spacing
         )
-        area = inside.sum() * float(np.prod(film.spacing_mm)) or np.nan
+        diameter = equivalent_diameter_mm(inside, film.spacing_mm) or np.nan
         known = {name: float(row[name]) for name in self.attributes}
         return {
             "image": torch.from_numpy(roi.array.astype(np.float32))[None],
@@ -146,7 +146,7 @@ class RadiographDataset(NoduleDataset):
             "subtype": torch.tensor(self.subtypes[nodule]),
             "attributes": {
                 name: torch.tensor(value, dtype=torch.float32)
-                for name, value in {"diameter_mm": 2 * (area / np.pi) ** 0.5, **known}.items()
+                for name, value in {"diameter_mm": diameter, **known}.items()
             },
             "spacing_mm": torch.tensor(spacing, dtype=torch.float32),
             "origin_mm": torch.tensor(roi.origin_mm, dtype=torch.float64),

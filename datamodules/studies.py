@@ -256,6 +256,19 @@ def binarize(array: NDArray[Any]) -> NDArray[np.uint8]:
     return ((array >= threshold) & (array > 0)).astype(np.uint8)
 
 
+def equivalent_diameter_mm(inside: NDArray[Any], spacing_mm: Sequence[float]) -> float:
+    """Diameter of the disc with a mask's area, or of the ball with its volume; 0 where it is empty.
+
+    Args:
+        inside: `(y, x)` or `(z, y, x)`, not 0 inside.
+        spacing_mm: along each axis.
+    """
+    measure = float(np.count_nonzero(inside)) * float(np.prod(spacing_mm))
+    if inside.ndim == 2:
+        return float(np.sqrt(4 * measure / np.pi))
+    return float(np.cbrt(6 * measure / np.pi))
+
+
 def _open(path: Path) -> tuple[Any, Grid]:
     """Open a file, read its header and check it."""
     if not path.is_file():

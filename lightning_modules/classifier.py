@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from monai.networks.nets import ResNet
 from torch import Tensor, nn
@@ -14,14 +13,13 @@ from torch import Tensor, nn
 from datamodules.base import NoduleDataModule
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from lightning_modules.checkpoints import read_checkpoint
-from lightning_modules.core.schedule import training_steps, warmup_cosine
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.downstream import DownstreamModule
 
 EVEN_MALIGNANCY = (2.5, 3.5)
 """Mean ratings of malignancy that round to 3, LIDC's "indeterminate"."""
 
 
-class NoduleClassifier(LightningModule):
+class NoduleClassifier(DownstreamModule):
     """Tells from the image, not the mask, which characteristics a nodule has.
 
     A characteristic is an attribute of the batches that is 1, 0 or NaN where unknown, a subtype
@@ -56,15 +54,12 @@ class NoduleClassifier(LightningModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
     ) -> None:
-        super().__init__()
+        super().__init__(window, learning_rate, weight_decay, warmup_steps)
         if not characteristics:
             message = "characteristics is empty: name one attribute or more."
             raise ValueError(message)
         self.characteristics = list(characteristics)
-        self.window = IntensityWindow(*window)
         self.size = {"spatial_dims": spatial_dims, "width": width}
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps = warmup_steps
         self.network = ResNet(
             "basic",
             [1, 1, 1, 1],
@@ -112,15 +107,8 @@ class NoduleClassifier(LightningModule):
         Raises:
             ValueError: If a characteristic has only one answer in the training nodules.
         """
+        super().on_fit_start()
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        if data.cache_dir is not None:
-            data.cache_latents(
-                lambda batch: {},
-                "images",
-                self.global_rank,
-                self.trainer.world_size,
-                self.trainer.strategy.barrier,
-            )
         known = torch.cat([self.labels(batch) for batch in data.statistics_batches()])
         yes, no = (known == 1).sum(0), (known == 0).sum(0)
         for name, *counts in zip(self.characteristics, yes.tolist(), no.tolist(), strict=True):
@@ -161,13 +149,6 @@ class NoduleClassifier(LightningModule):
         loss, logits = self._loss(batch)
         self.log("test/loss", loss, batch_size=len(batch["index"]), sync_dist=True)
         return logits.sigmoid()
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
-        )
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the network, and on what it must be used."""

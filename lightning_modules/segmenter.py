@@ -1,20 +1,15 @@
 """A small network that outlines a nodule."""
 
-from typing import Any, cast
-
 import torch
-from lightning import LightningModule
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import Tensor
 
-from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.schedule import training_steps, warmup_cosine
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.downstream import DownstreamModule
 
 
-class NoduleSegmenter(LightningModule):
+class NoduleSegmenter(DownstreamModule):
     """Says of each voxel of an ROI whether it belongs to the nodule.
 
     A U-Net (Ronneberger et al. 2015, MONAI's, with residual units), trained by Dice and
@@ -39,10 +34,7 @@ class NoduleSegmenter(LightningModule):
         weight_decay: float = 0.01,
         warmup_steps: int = 25,
     ) -> None:
-        super().__init__()
-        self.window = IntensityWindow(*window)
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps = warmup_steps
+        super().__init__(window, learning_rate, weight_decay, warmup_steps)
         self.network = UNet(
             spatial_dims, 1, 1, (width, 2 * width, 4 * width), (2, 2), num_res_units=1
         )
@@ -52,18 +44,6 @@ class NoduleSegmenter(LightningModule):
         """Logits `(B, 1, *spatial)` of images `(B, 1, *spatial)` in physical units."""
         logits: Tensor = self.network(self.window.normalize(image))
         return logits
-
-    def on_fit_start(self) -> None:
-        """Cache the images."""
-        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        if data.cache_dir is not None:
-            data.cache_latents(
-                lambda batch: {},
-                "images",
-                self.global_rank,
-                self.trainer.world_size,
-                self.trainer.strategy.barrier,
-            )
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """Dice and cross-entropy."""
@@ -80,10 +60,3 @@ class NoduleSegmenter(LightningModule):
         """Masks `(B, 1, *spatial)`: where the probability is above one half."""
         inside: Tensor = self(batch["image"]) > 0
         return inside.to(torch.uint8)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
-        )
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))

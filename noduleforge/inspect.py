@@ -15,7 +15,7 @@ from datamodules.base import sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.files import written_whole
 from datamodules.lidc import RATINGS, check_hu, read_table, subtype_of
-from datamodules.studies import Volume, read_volume
+from datamodules.studies import Volume, equivalent_diameter_mm, read_volume
 from datamodules.superimposed import characteristics
 
 UNKNOWN = "unknown"
@@ -128,12 +128,11 @@ def look(root: Path, row: dict[str, Any]) -> Seen:
     if not isinstance(known, str):
         number = subtype_of(float(row.get("texture", np.nan)))
         known = UNKNOWN if number == UNKNOWN_SUBTYPE else SUBTYPES[number]
-    volume_mm3 = float(inside.sum()) * float(np.prod(image.spacing_mm))
     facts = {
         "nodule_id": row["nodule_id"],
         "patient_id": row["patient_id"],
         "subtype": known,
-        "diameter_mm": (6 * volume_mm3 / np.pi) ** (1 / 3),
+        "diameter_mm": equivalent_diameter_mm(inside, image.spacing_mm),
         "mean_hu": float(values.mean()),
         "sd_hu": float(values.std()),
         **(characteristics(row) if {*RATINGS} <= {*row} else {}),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from callbacks.features import FeatureExtractor
 from callbacks.scores import interval, patient_weights
-from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset
+from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, hold_nothing_out
 from datamodules.files import written_whole
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
@@ -107,8 +107,7 @@ def memorization(
         message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
     real.setup()
-    settings: Any = synthetic
-    settings.fractions = (1.0, 0.0, 0.0)
+    hold_nothing_out(synthetic)
     synthetic.setup()
     roi = real.datasets["train"].roi_size
     ours, theirs = (

@@ -16,7 +16,14 @@ from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.dicom import read_study
 from datamodules.files import written_whole
 from datamodules.lidc import AIR_HU, check_hu, read_table, subtype_of
-from datamodules.studies import Volume, binarize, read_volume, resample, write_volume
+from datamodules.studies import (
+    Volume,
+    binarize,
+    equivalent_diameter_mm,
+    read_volume,
+    resample,
+    write_volume,
+)
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""
@@ -167,8 +174,8 @@ def read_shapes(root: Path, select: str | None, diameter_mm: tuple[float, float]
     sizes = []
     for name in tqdm(table["mask"], desc="shapes", unit="shape"):
         mask = read_volume(root / name)
-        volume = float((mask.array != 0).sum()) * float(np.prod(mask.spacing_mm))
-        sizes.append((6 * volume / np.pi) ** (1 / 3) if mask.array.ndim == 3 else np.nan)
+        solid = mask.array.ndim == 3
+        sizes.append(equivalent_diameter_mm(mask.array, mask.spacing_mm) if solid else np.nan)
     codes = [
         SUBTYPES.index(row["subtype"])
         if isinstance(row.get("subtype"), str)

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules.studies import equivalent_diameter_mm
+
 RATINGS = (
     "subtlety",
     "internal_structure",
@@ -117,8 +119,7 @@ class Outline:
     @property
     def diameter_mm(self) -> float:
         """Diameter of the sphere of the mask's volume; 0 where the mask is empty."""
-        volume = float(self.mask.sum()) * float(np.prod(self.spacing_mm))
-        return float(np.cbrt(6 * volume / np.pi))
+        return equivalent_diameter_mm(self.mask, self.spacing_mm)
 
     @property
     def slices(self) -> int:

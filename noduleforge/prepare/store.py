@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datamodules.files import written_whole
-from datamodules.studies import Volume, resample, resample_mask, write_volume
+from datamodules.studies import (
+    Volume,
+    equivalent_diameter_mm,
+    resample,
+    resample_mask,
+    write_volume,
+)
 
 OUTSIDE_HU = -1000
 """Never written: a patch ends where the scan does."""
@@ -94,11 +100,10 @@ def write_nodule(
     )
     center = [float(np.floor(np.mean(axis) + 0.5)) for axis in np.nonzero(inner)]
     point = box.grid.world(center)
-    volume_mm3 = float(inner.sum()) * float(np.prod(scan.spacing_mm))
     files: dict[str, Any] = {
         "image": f"images/{scan_name if cut.whole else name}.mha",
         "mask": f"masks/{name}.mha",
-        "diameter_mm": round((6 * volume_mm3 / np.pi) ** (1 / 3), 2),
+        "diameter_mm": round(equivalent_diameter_mm(inner, scan.spacing_mm), 2),
         **{f"{axis}_mm": round(at, 2) for axis, at in zip("xyz", point, strict=True)},
     }
     if cut.whole:

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from datamodules.studies import (
     Volume,
     binarize,
+    equivalent_diameter_mm,
     read_grid,
     read_volume,
     resample,
@@ -199,3 +200,13 @@ def test_binarize_loses_no_nodule() -> None:
     assert binarize(thin).sum() == 1
     thin[2, 3] = 0.5
     np.testing.assert_array_equal(np.argwhere(binarize(thin)), [[2, 3]])
+
+
+def test_equivalent_diameters_are_those_of_discs_and_balls() -> None:
+    grid = np.indices((41, 41, 41)) - 20
+    ball = np.sqrt((grid**2).sum(0)) <= 12
+    assert equivalent_diameter_mm(ball, (0.5, 0.5, 0.5)) == pytest.approx(12, rel=0.01)
+    assert equivalent_diameter_mm(ball[20], (0.5, 0.5)) == pytest.approx(12, rel=0.02)
+    stretched = equivalent_diameter_mm(ball, (4.0, 0.5, 0.5))
+    assert stretched == pytest.approx(2 * equivalent_diameter_mm(ball, (0.5, 0.5, 0.5)))
+    assert equivalent_diameter_mm(np.zeros((3, 3)), (1, 1)) == 0

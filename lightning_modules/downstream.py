@@ -1,0 +1,52 @@
+"""What the networks share that synthetic nodules are to help: they are trained alike."""
+
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+
+from datamodules.base import NoduleDataModule
+from lightning_modules.core.schedule import training_steps, warmup_cosine
+from lightning_modules.heads.head import IntensityWindow
+
+
+class DownstreamModule(LightningModule):
+    """A network that is trained on cached images by AdamW, with warm-up and cosine decay.
+
+    Args:
+        window: intensities that are mapped to [-1, 1].
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
+    """
+
+    def __init__(
+        self,
+        window: tuple[float, float],
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__()
+        self.window = IntensityWindow(*window)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps = warmup_steps
+
+    def on_fit_start(self) -> None:
+        """Cache the images."""
+        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if data.cache_dir is not None:
+            data.cache_latents(
+                lambda batch: {},
+                "images",
+                self.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.barrier,
+            )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
+        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
