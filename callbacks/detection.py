@@ -40,21 +40,29 @@ def find_nodules(mask: Bools) -> list[Bools]:
     return [labels == k for k in range(1, number + 1)]
 
 
-def find_candidates(pixels: Floats, threshold: float) -> list[tuple[float, float, float]]:
-    """List the connected components of a probability map above a threshold.
+def find_candidates(
+    pixels: Floats, threshold: float, distance_px: float
+) -> list[tuple[float, float, float]]:
+    """List the local maxima of a probability map above a threshold.
+
+    Connected components above the threshold would grow together where it is low, and FROC needs it
+    low: nodules would then be lost, whatever their probability.
 
     Args:
         pixels: probabilities `(y, x)`.
-        threshold: what a pixel must exceed.
+        threshold: what a maximum must exceed.
+        distance_px: in what distance nothing may exceed a maximum; equal ones that touch are one.
 
     Returns:
-        Of each its score, which is its highest probability, and y and x of the centre of its
-        probabilities, in pixels.
+        Of each its probability, and y and x of its centre, in pixels.
     """
-    labels, number = ndimage.label(pixels > threshold, NEIGHBOURS)
+    reach = int(distance_px)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    highest = ndimage.maximum_filter(pixels, footprint=np.hypot(y, x) <= distance_px)
+    labels, number = ndimage.label((pixels == highest) & (pixels > threshold), NEIGHBOURS)
     places = range(1, number + 1)
     scores = ndimage.maximum(pixels, labels, places)
-    centers = ndimage.center_of_mass(pixels, labels, places)
+    centers = ndimage.center_of_mass(labels > 0, labels, places)
     return [(float(s), float(y), float(x)) for s, (y, x) in zip(scores, centers, strict=True)]
 
 
@@ -184,9 +192,9 @@ def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
 class DetectionMetrics(Callback):
     """Measure a `NoduleDetector` on the test split.
 
-    A candidate is a connected component of the pixels' probabilities above `candidate_threshold`;
-    its score is its highest probability. It hits a nodule (a connected component of the mask) by
-    the rule of `hit_nodule`. Several hits of one nodule count once, with the highest score;
+    A candidate is a local maximum of the pixels' probabilities (`find_candidates`), which is its
+    score. It hits a nodule (a connected component of the mask) by the rule of `hit_nodule`. Several
+    hits of one nodule count once, with the highest score;
     candidates that hit none are false positives.
 
     Writes `detection.csv`, one image a row, `candidates.csv`, one candidate a row (`nodule` is the
@@ -205,12 +213,16 @@ class DetectionMetrics(Callback):
     `detections.png` shows some films.
 
     Args:
-        candidate_threshold: probability that a candidate's pixels exceed.
+        candidate_threshold: probability that a candidate exceeds.
+        candidate_distance_mm: candidates that are nearer to each other are one, the more probable.
     """
 
-    def __init__(self, candidate_threshold: float = 0.1) -> None:
+    def __init__(
+        self, candidate_threshold: float = 0.01, candidate_distance_mm: float = 10.0
+    ) -> None:
         super().__init__()
         self.candidate_threshold = candidate_threshold
+        self.candidate_distance_mm = candidate_distance_mm
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the validation split, and begin new tables.
@@ -261,13 +273,14 @@ class DetectionMetrics(Callback):
 
         Args:
             found: a `Detection`, probabilities.
-            batch: with `mask`, and `nodule` and `subtlety` among the attributes.
+            batch: with `mask`, `spacing_mm`, and `nodule` and `subtlety` among the attributes.
         """
         rows = []
         masks, maps = batch["mask"].cpu().numpy() > 0, found.pixels.double().cpu().numpy()
         for number, (mask, pixels) in enumerate(zip(masks[:, 0], maps[:, 0], strict=True)):
             nodules = find_nodules(mask)
-            candidates = find_candidates(pixels, self.candidate_threshold)
+            distance_px = self.candidate_distance_mm / float(batch["spacing_mm"][number].max())
+            candidates = find_candidates(pixels, self.candidate_threshold, distance_px)
             hits = [hit_nodule((y, x), nodules) for _, y, x in candidates]
             scores: dict[int | None, list[float]] = {}
             for (score, _, _), hit in zip(candidates, hits, strict=True):

@@ -13,10 +13,16 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.augmented import GENERATOR, check_generator
-from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, raise_together
+from datamodules.base import (
+    SPLITS,
+    NoduleDataModule,
+    NoduleDataset,
+    hold_nothing_out,
+    raise_together,
+)
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
-from datamodules.studies import Volume, resample, resample_mask
+from datamodules.studies import Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.superimposed import SuperimposedDataset
 
 COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
@@ -236,11 +242,10 @@ class DetectionDataset(NoduleDataset):
             raise ValueError(message)
         low, high = np.percentile(whole.array, (DARK, BRIGHT))
         grey = (image.array.astype(np.float32) - low) * 255 / max(high - low, 1e-6)
-        area = inside.sum() * float(np.prod(whole.spacing_mm)) or np.nan
         attributes = {
             "nodule": float(film.has_nodule),
             "subtlety": np.fmax.reduce([float(r.get("subtlety", np.nan)) for r in film.rows]),
-            "diameter_mm": 2 * (area / np.pi) ** 0.5,
+            "diameter_mm": equivalent_diameter_mm(inside, whole.spacing_mm) or np.nan,
         }
         return {
             "image": torch.from_numpy(grey.astype(np.float32))[None],
@@ -269,7 +274,7 @@ class DetectionDataModule(NoduleDataModule):
     def __init__(
         self,
         sources: dict[str, RadiographDataModule],
-        synthetic: Sequence[str] = (),
+        synthetic: dict[str, RadiographDataModule] | None = None,
         source_ids: Path | None = None,
         film_size: int = 256,
         film_spacing_mm: float = 1.6,
@@ -286,9 +291,9 @@ class DetectionDataModule(NoduleDataModule):
             sources: data modules of radiographs, each with nodules or without (`content`), by
                 names that begin the images' names. Their regions of interest, batches and versions
                 do not count.
-            synthetic: names of the sources whose nodules are synthetic: all their films are for
-                training. Their folder's `generator.json` must say that the generator has seen
-                nobody of validation and test.
+            synthetic: more sources, whose nodules are synthetic: all their films are for training.
+                Their folder's `generator.json` must say that the generator has seen nobody of
+                validation and test.
             source_ids: a CSV table of films that were renamed, with the columns `image` (the file's
                 name) and `source_id` (its name in the collection that it comes from); NODE21, whose
                 films are JSRT's, ChestX-ray14's and others', has such a list.
@@ -311,11 +316,11 @@ class DetectionDataModule(NoduleDataModule):
                 f"{film_spacing_mm}: give at least one source, one pixel and a spacing above 0 mm"
             )
             raise ValueError(message)
-        if strangers := set(synthetic) - set(sources):
-            message = f"synthetic names {sorted(strangers)}, but the sources are {list(sources)}"
+        self.synthetic = synthetic or {}
+        if twice := sorted({*sources} & {*self.synthetic}):
+            message = f"{twice} are among sources and synthetic: give every source its own name"
             raise ValueError(message)
         self.sources = sources
-        self.synthetic = list(synthetic)
         self.source_ids = source_ids
         self.film_size = film_size
         self.roi_spacing_mm = film_spacing_mm
@@ -337,9 +342,9 @@ class DetectionDataModule(NoduleDataModule):
         """
         renamed = {} if self.source_ids is None else read_source_ids(Path(self.source_ids))
         films: dict[str, dict[str, list[Film]]] = {}
-        for name, source in self.sources.items():
-            if name in self.synthetic:
-                source.fractions = (1.0, 0.0, 0.0)
+        for source in self.synthetic.values():
+            hold_nothing_out(source)
+        for name, source in {**self.sources, **self.synthetic}.items():
             parts: dict[str, Any] = dict(source.build())
             del parts["predict"]  # without the nodules that would be put into films
             has_nodule = source.content == "nodules"
@@ -358,7 +363,7 @@ class DetectionDataModule(NoduleDataModule):
             for split in SPLITS
         }
         held_out = {split: datasets[split] for split in ("val", "test")}
-        for name in self.synthetic:
-            settings: Any = self.sources[name]
+        for synthetic in self.synthetic.values():
+            settings: Any = synthetic
             check_generator(Path(settings.root) / GENERATOR, held_out)
         return {**datasets, "predict": datasets["test"]}

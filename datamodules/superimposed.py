@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
+from tqdm import tqdm
 
 from datamodules.base import Split, raise_together, sha256, split_by_patient
 from datamodules.films import lung_point, read_lungs
@@ -18,7 +19,7 @@ from datamodules.radiographs import (
     RadiographDataModule,
     RadiographDataset,
 )
-from datamodules.studies import Volume, binarize, read_volume
+from datamodules.studies import Volume, binarize, equivalent_diameter_mm, read_volume
 
 LUNG_HU = -850.0
 """Lung around a nodule, where a patch shows none."""
@@ -113,8 +114,8 @@ def superimpose(
     step = np.divide(film.spacing_mm, (image.spacing_mm[0], image.spacing_mm[2]))
     offset = (np.asarray(water.shape) - 1) / 2 - np.asarray(center) * step
     low, high = np.percentile(film.array, (1, 99))
-    volume = float((mask.array > 0).sum()) * float(np.prod(mask.spacing_mm))
-    ball = (6 * volume / np.pi) ** (1 / 3) * (0 - LUNG_HU) / 1000  # in mm of water
+    water_per_mm = (0 - LUNG_HU) / 1000
+    ball = equivalent_diameter_mm(mask.array, mask.spacing_mm) * water_per_mm
     contrast = np.interp(subtlety, list(CONTRAST), list(CONTRAST.values()))
 
     def onto_film(values: NDArray[Any]) -> NDArray[Any]:
@@ -210,7 +211,9 @@ class SuperimposedDataModule(RadiographDataModule):
         csv: str = "nodules.csv",
         columns: dict[str, str] | None = None,
         only: dict[str, float] | None = None,
+        min_diameter_mm: float = 0.0,
         films_per_nodule: int = 4,
+        training_films_per_nodule: int | None = None,
         subtlety: Literal["rated", "drawn"] = "rated",
         **settings: Any,
     ) -> None:
@@ -224,16 +227,29 @@ class SuperimposedDataModule(RadiographDataModule):
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
             only: the characteristics that nodules must have, such as {calcified: 1}.
+            min_diameter_mm: leave out nodules in CT that are smaller, by the ball of their mask's
+                volume: under some 8 mm hardly any is seen on a film. Above 0 reads every mask.
             films_per_nodule: into how many films each nodule is put.
+            training_films_per_nodule: the same for the training split; null for as many.
             subtlety: `rated` is the one in CT; `drawn` is drawn by chance, 1 to 5, for each nodule
                 and film, since it is the contrast that makes a nodule subtle on a film.
             settings: see `RadiographDataModule`; `select` is a query over the table of nodules, in
                 its own column names.
 
         Raises:
-            ValueError: If `only` names no characteristic.
+            ValueError: If `only` names no characteristic, or a number is out of its range.
         """
         super().__init__(**settings)
+        of_training = (
+            films_per_nodule if training_films_per_nodule is None else (training_films_per_nodule)
+        )
+        if min(films_per_nodule, of_training) < 1 or not min_diameter_mm >= 0:
+            message = (
+                f"films_per_nodule is {films_per_nodule}, training_films_per_nodule "
+                f"{training_films_per_nodule} and min_diameter_mm {min_diameter_mm}: give at least "
+                "one film and 0 mm"
+            )
+            raise ValueError(message)
         for name in only or {}:
             if name not in CHARACTERISTICS:
                 message = f"only names {name!r}, expected some of {', '.join(CHARACTERISTICS)}"
@@ -243,7 +259,9 @@ class SuperimposedDataModule(RadiographDataModule):
         self.hosts = hosts
         self.csv = csv
         self.columns = columns
+        self.min_diameter_mm = min_diameter_mm
         self.films_per_nodule = films_per_nodule
+        self.training_films_per_nodule = of_training
         self.subtlety = subtlety
 
     def nodules(self) -> pd.DataFrame:
@@ -257,10 +275,25 @@ class SuperimposedDataModule(RadiographDataModule):
         table = table.assign(**{name: labels[name] for name in CHARACTERISTICS})
         drawn = ["subtlety"] if self.subtlety == "drawn" else []
         table = self._having(table, [name for name in self.only if name not in drawn])
-        return table.assign(
+        table = table.assign(
             nodule_image=table["image"].map(lambda name: self.root / name),
             nodule_mask=table["mask"].map(lambda name: self.root / name),
         )
+        return self._large_enough(table) if self.min_diameter_mm else table
+
+    def _large_enough(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows whose nodules have the least diameter."""
+        paths = tqdm(table["nodule_mask"], desc="diameters", unit="nodule", leave=False)
+        masks = (read_volume(path) for path in paths)
+        sizes = [equivalent_diameter_mm(mask.array, mask.spacing_mm) for mask in masks]
+        kept = table[np.array(sizes) >= self.min_diameter_mm]
+        if kept.empty:
+            message = (
+                f"{self.root / self.csv} has no nodule of {self.min_diameter_mm} mm or more: lower "
+                "min_diameter_mm"
+            )
+            raise ValueError(message)
+        return kept
 
     def _having(self, table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
         """The rows that have what `only` says under these names."""
@@ -305,7 +338,11 @@ class SuperimposedDataModule(RadiographDataModule):
                 if len(part) and films[split].empty
             ]
         )
-        return {split: self._pair(part, films[split]) for split, part in parts.items()}
+        number = dict.fromkeys(parts, self.films_per_nodule)
+        number["train"] = self.training_films_per_nodule
+        return {
+            split: self._pair(part, films[split], number[split]) for split, part in parts.items()
+        }
 
     def requests(self, table: pd.DataFrame) -> RadiographDataset:
         """The films of the test split as they are, with the masks of its nodules."""
@@ -313,10 +350,10 @@ class SuperimposedDataModule(RadiographDataModule):
             return super().requests(table)
         return self._make(SuperimposedRequests, table, 1)
 
-    def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
-        table = nodules.loc[nodules.index.repeat(self.films_per_nodule)].reset_index(drop=True)
-        number = table.groupby("nodule_id").cumcount().astype(str)
-        table["name"] = table["nodule_id"] + "-" + number
+    def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame, number: int) -> pd.DataFrame:
+        """Give each nodule some films; the first ones do not depend on how many."""
+        table = nodules.loc[nodules.index.repeat(number)].reset_index(drop=True)
+        table["name"] = table["nodule_id"] + "-" + table.groupby("nodule_id").cumcount().astype(str)
         if self.subtlety == "drawn":
             numbers = [int(sha256("subtlety", name)[:8], 16) for name in table["name"]]
             table["subtlety"] = [1.0 + number % 5 for number in numbers]

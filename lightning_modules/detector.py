@@ -10,21 +10,24 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from monai.losses import DiceLoss
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.schedule import training_steps, warmup_cosine
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.downstream import DownstreamModule
 
 STRIDE = 32
 """Pixels of the image along a side of one of the encoder's last."""
 
 PRIOR = 0.01
 """Probability of every pixel before training (Lin et al. 2017): few are in a nodule."""
+
+FOCAL = {"alpha": 0.5, "gamma": 2.0}
+"""Of the focal loss: the weight of pixels in nodules against all others, and how much less pixels
+count that are right already."""
 
 
 class Detection(NamedTuple):
@@ -39,13 +42,15 @@ class Detection(NamedTuple):
     pixels: Tensor
 
 
-class NoduleDetector(LightningModule):
+class NoduleDetector(DownstreamModule):
     """Says of a whole radiograph whether there is a nodule, and of each pixel whether it is in one.
 
-    A U-Net++ (Zhou et al. 2018, segmentation_models_pytorch's) over any network of timm's; the
-    image's answer comes from the maximum of the encoder's last features, as a nodule is small. It
-    is trained by cross-entropy and Dice (of the batch, since most images have few pixels in a
-    nodule or none) of the pixels, and cross-entropy of the image.
+    A U-Net++ (Zhou et al. 2018, segmentation_models_pytorch's) over any network of timm's. The
+    image's logit is that of its most suspicious pixel, plus what the maxima of the encoder's last
+    features say of the whole image. It is trained by the focal loss (Lin et al. 2017) and Dice (of
+    the batch, since most images have few pixels in a nodule or none) of the pixels, and by
+    cross-entropy of the image. The focal loss is the sum over all pixels, divided by the number of
+    those in nodules: a mean would drown them, as one pixel in thousands is in a nodule.
 
     Args:
         encoder: timm's name of the network.
@@ -54,7 +59,7 @@ class NoduleDetector(LightningModule):
         decoder_channels: of the decoder at 1/16, 1/8, 1/4, 1/2 and full resolution.
         window: intensities that are mapped to [-1, 1].
         dice_weight: weight of the Dice loss.
-        pixel_weight: weight of the pixels' cross-entropy.
+        pixel_weight: weight of the pixels' focal loss.
         image_weight: weight of the image's cross-entropy.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
@@ -78,14 +83,13 @@ class NoduleDetector(LightningModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
     ) -> None:
-        super().__init__()
-        self.window = IntensityWindow(*window)
+        super().__init__(window, learning_rate, weight_decay, warmup_steps)
         self.size = {"encoder": encoder, "decoder_channels": list(decoder_channels)}
         self.dice_weight, self.pixel_weight = dice_weight, pixel_weight
         self.image_weight = image_weight
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps = warmup_steps
         self.network = make_network(encoder, encoder_weights, decoder_channels)
+        # faster convolutions on CPUs and tensor cores
+        self.network = self.network.to(memory_format=torch.channels_last)
         nn.init.constant_(self.network.segmentation_head[0].bias, math.log(PRIOR / (1 - PRIOR)))
         self.dice = DiceLoss(sigmoid=True, batch=True)
 
@@ -102,23 +106,11 @@ class NoduleDetector(LightningModule):
             )
             raise ValueError(message)
         pixels, nodule = self.network(self.window.normalize(image))
-        return Detection(nodule[:, 0], pixels)
+        return Detection(nodule[:, 0] + pixels.amax((1, 2, 3)), pixels)
 
     def detect(self, image: Tensor) -> Detection:
         """Probabilities, float32, of images `(B, 1, H, W)` in physical units."""
         return probabilities(self(image))
-
-    def on_fit_start(self) -> None:
-        """Cache the images."""
-        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        if data.cache_dir is not None:
-            data.cache_latents(
-                lambda batch: {},
-                "images",
-                self.global_rank,
-                self.trainer.world_size,
-                self.trainer.strategy.barrier,
-            )
 
     def losses(self, found: Detection, batch: NoduleBatch) -> dict[str, Tensor]:
         """The weighted sum `loss`, and what it is made of.
@@ -129,9 +121,10 @@ class NoduleDetector(LightningModule):
         """
         pixels, mask = found.pixels.float(), batch["mask"]
         label = batch["attributes"]["nodule"]
+        inside = mask.sum().clamp(min=1)
         parts = {
             "dice": self.dice(pixels, mask),
-            "pixels": F.binary_cross_entropy_with_logits(pixels, mask),
+            "pixels": sigmoid_focal_loss(pixels, mask, **FOCAL, reduction="sum") / inside,
             "image": F.binary_cross_entropy_with_logits(found.nodule.float(), label),
         }
         weights = (self.dice_weight, self.pixel_weight, self.image_weight)
@@ -161,13 +154,6 @@ class NoduleDetector(LightningModule):
             sync_dist=True,
         )
         return probabilities(found)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
-        )
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the network, and on what it must be used."""

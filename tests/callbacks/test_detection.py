@@ -98,19 +98,43 @@ def disc(y: float, x: float, radius: float, side: int = 32) -> Any:
     return np.hypot(rows - y, columns - x) <= radius
 
 
-def test_candidates_are_components_with_their_maximum() -> None:
+def test_candidates_are_local_maxima() -> None:
     pixels = np.zeros((32, 32))
     pixels[4:7, 4:7] = 0.5
     pixels[5, 5] = 0.9
-    pixels[7, 7] = 0.2  # touches at a corner
-    pixels[20, 10:14] = 0.4
-    assert find_candidates(np.zeros((8, 8)), 0.1) == []
-    (first, second) = find_candidates(pixels, 0.1)
-    assert first[0] == 0.9
-    weight = 8 * 0.5 + 0.9 + 0.2
-    assert first[1:] == pytest.approx([(5 * (4.9) + 7 * 0.2) / weight] * 2)
-    assert second == pytest.approx((0.4, 20.0, 11.5))
-    assert len(find_candidates(pixels, 0.45)) == 1
+    pixels[20, 10:14] = 0.4  # equal ones that touch are one
+    assert find_candidates(np.zeros((8, 8)), 0.1, 3) == []
+    assert find_candidates(pixels, 0.1, 3) == [(0.9, 5, 5), (0.4, 20, 11.5)]
+    assert find_candidates(pixels, 0.45, 3) == [(0.9, 5, 5)]
+    # the nearer one of two is lost in the higher one, the farther one is not
+    pixels[5, 8] = pixels[5, 9] = 0.6
+    pixels[5, 9] = 0.7
+    assert len(find_candidates(pixels, 0.1, 3)) == 3
+    assert len(find_candidates(pixels, 0.1, 4)) == 2
+
+
+def test_nodules_are_not_lost_in_a_low_threshold() -> None:
+    """Two hills on a plateau above the threshold: one component, but two candidates."""
+    pixels = np.full((32, 32), 0.05)
+    pixels[8, 8], pixels[24, 20] = 0.9, 0.3
+    found = sorted(find_candidates(pixels, 0.01, 4), reverse=True)
+    assert found[:2] == [(0.9, 8, 8), (0.3, 24, 20)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_candidates_are_what_looking_at_every_pixel_gives(seed: int) -> None:
+    pixels = np.random.default_rng(seed).random((24, 20))
+    distance = 2.5
+    places = np.argwhere(pixels > 0)
+    expected = sorted(
+        (float(pixels[y, x]), y, x)
+        for y, x in places
+        if pixels[y, x] > 0.2
+        and all(
+            pixels[y, x] >= pixels[b, a] for b, a in places if np.hypot(b - y, a - x) <= distance
+        )
+    )
+    assert sorted(find_candidates(pixels, 0.2, distance)) == expected
 
 
 def test_a_hit_lies_in_the_mask_or_within_its_radius() -> None:
@@ -182,6 +206,7 @@ def perfect(labels: list[int], seed: int = 0) -> tuple[Any, Detection]:
     batch = {
         "image": mask * 50 + 100,
         "mask": mask,
+        "spacing_mm": torch.full((len(labels), 2), 2.0),
         "attributes": {"nodule": label, "subtlety": subtlety},
         "name": [f"{seed}-{number}" for number in range(len(labels))],
         "patient_id": [f"{seed}-{number}" for number in range(len(labels))],

@@ -266,7 +266,7 @@ def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
     real = Listed(tmp_path, [nodule("00000001_000", patient_id="1"),
                              nodule("00000002_000", patient_id="2", split="test")])  # fmt: skip
     made = synthetic_film(tmp_path / "made", "00000001_000-abc", "1", [patient_key("1")])
-    data = module({"real": real, "made": made}, synthetic=["made"])
+    data = module({"real": real}, synthetic={"made": made})
     assert [f.name for f in data.datasets["train"].films] == [
         "real-00000001_000",
         "made-synthetic-n",
@@ -279,11 +279,11 @@ def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
                           (["unknown"], "do not say on whom")):  # fmt: skip
         other = synthetic_film(tmp_path / "seen", "00000001_000-abc", "1", seen)
         with pytest.raises(ValueError, match=message):
-            module({"real": real, "made": other}, synthetic=["made"])
+            module({"real": real}, synthetic={"made": other})
     leak = synthetic_film(tmp_path / "leak", "00000002_000-abc", "2", [])
     with pytest.raises(
         ValueError, match="patient '2' of ChestX-ray14 is in test of real and in train"
     ):
-        module({"real": real, "made": leak}, synthetic=["made"])
-    with pytest.raises(ValueError, match=r"synthetic names \['none'\]"):
-        module({"real": real}, synthetic=["none"])
+        module({"real": real}, synthetic={"made": leak})
+    with pytest.raises(ValueError, match=r"\['real'\] are among sources and synthetic"):
+        module({"real": real}, synthetic={"real": made})

@@ -181,6 +181,31 @@ def test_nodules_and_films_are_split_by_patient(tmp_path: Path) -> None:
         assert not (sets[0] | sets[1]) & sets[2]
 
 
+def test_training_nodules_may_come_in_more_films(tmp_path: Path) -> None:
+    one = module(tmp_path, films_per_nodule=1)
+    two = module(tmp_path, films_per_nodule=1, training_films_per_nodule=2)
+    for split in ("val", "test"):
+        assert two.datasets[split].fingerprint == one.datasets[split].fingerprint
+    less: pd.DataFrame = one.datasets["train"].table  # type: ignore[attr-defined]
+    more: pd.DataFrame = two.datasets["train"].table  # type: ignore[attr-defined]
+    assert (more.groupby("nodule_id").size() == 2).all()
+    kept = more[more["name"].isin(less["name"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, less)
+    with pytest.raises(ValueError, match="training_films_per_nodule 0"):
+        module(tmp_path, training_films_per_nodule=0)
+
+
+def test_small_nodules_may_be_left_out(tmp_path: Path) -> None:
+    root = write_nodules(tmp_path)  # balls of 12 mm
+    write_volume(root / "mask0.mha", ball(radius=3.0)[1])
+    chosen = {"fractions": (0.5, 0.2, 0.3), "cache_dir": None, "min_diameter_mm": 10}
+    data = SuperimposedDataModule(root, Hosts(root), **chosen)
+    assert {*data.nodules()["nodule_id"]} == {f"n{i}" for i in range(1, 24)}
+    data.min_diameter_mm = 15
+    with pytest.raises(ValueError, match="no nodule of 15 mm or more: lower min_diameter_mm"):
+        data.nodules()
+
+
 def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> None:
     data = module(tmp_path, roi_size=32, roi_spacing_mm=0.5).datasets["train"]
     for number in (0, 1, len(data) - 1):

@@ -114,6 +114,21 @@ def test_swin_tiny_is_the_default() -> None:
     assert model.network.encoder.out_channels == [1, 0, 96, 192, 384, 768]
 
 
+def test_an_image_is_as_suspicious_as_its_most_suspicious_pixel() -> None:
+    model = make("test_resnet").eval()
+    image = 255 * torch.rand(2, 1, 64, 64)
+    _, whole = model.network(model.window.normalize(image))
+    found = model(image)
+    expected = whole[:, 0] + found.pixels.flatten(1).max(1).values
+    torch.testing.assert_close(found.nodule, expected)
+
+
+def test_no_nodule_at_all_is_no_division_by_zero() -> None:
+    batch: Any = {"mask": torch.zeros(1, 1, 32, 32), "attributes": {"nodule": torch.zeros(1)}}
+    losses = make().losses(Detection(torch.zeros(1), torch.zeros(1, 1, 32, 32)), batch)
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
 def test_losses_are_those_of_pixels_and_images() -> None:
     model = make(dice_weight=2.0, pixel_weight=3.0, image_weight=0.5)
     mask = torch.zeros(2, 1, 32, 32)
@@ -122,7 +137,8 @@ def test_losses_are_those_of_pixels_and_images() -> None:
     losses = model.losses(Detection(torch.zeros(2), torch.zeros_like(mask)), batch)
     # every probability is one half; Dice is of the batch, so an empty mask is no loss of its own
     assert float(losses["dice"]) == pytest.approx(1 - 2 * 8 / (1024 + 16), abs=1e-6)
-    assert float(losses["pixels"]) == pytest.approx(np.log(2))
+    # focal: half the cross-entropy, a quarter of it for being right by half, per pixel in a nodule
+    assert float(losses["pixels"]) == pytest.approx(2048 / 16 * 0.5 * 0.5**2 * np.log(2))
     assert float(losses["image"]) == pytest.approx(np.log(2))
     expected = 2 * losses["dice"] + 3 * losses["pixels"] + 0.5 * losses["image"]
     torch.testing.assert_close(losses["loss"], expected)
