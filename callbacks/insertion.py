@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.figure import Figure
 
 from callbacks.before_after import before_and_after, index_page
 from callbacks.writer import write_generator
@@ -100,7 +102,7 @@ class StudyWriter(Callback):
             row = {**row, "diameter_mm": diameter, "evaluations": synthesis["evaluations"]}
             self.edits.setdefault(key, []).append(Edit(row, volume, mask))
             if not self.waiting[key]:
-                self.rows += self.finish(key, self.edits.pop(key))
+                self.rows += self.finish_or_fail(key, self.edits.pop(key))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest."""
@@ -117,24 +119,34 @@ class StudyWriter(Callback):
             page.write_text(index_page(inserted))
         print(f"{len(inserted)} of {len(self.rows)} nodules inserted: {path}, index.html")
 
+    def finish_or_fail(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
+        """Write one study; one that cannot be read or written again does not stop the others."""
+        try:
+            return self.finish(key, edits)
+        except (ValueError, FileNotFoundError) as error:
+            rank_zero_warn(f"{edits[0].row['study']} is left out: {error}")
+            return [failure(edit.row["name"], str(error)) for edit in edits]
+
     def finish(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
         """Write one study; return its rows of the manifest."""
         source = self.data.requests.parent / edits[0].row["study"]
         study = self.data.read(source, edits[0].row)
         placed: Placed = {}
+        pictures: dict[str, Figure] = {}
         for edit in edits:
             before = study.array[box_of(study, edit.change)].copy()
             box, mask = placed[edit.row["name"]] = apply(study, edit)
             facts = f"{edit.row.get('subtype') or 'nodule'}, {edit.row['diameter_mm']:.1f} mm"
             title = f"synthetic-{edit.row['name']}: {facts}"
             parts = (before, study.array[box], mask)
-            picture = before_and_after(*parts, study.spacing_mm, title)
-            with written_whole(self.root / f"pictures/synthetic-{edit.row['name']}.png") as path:
-                picture.savefig(path, dpi=110)
+            pictures[edit.row["name"]] = before_and_after(*parts, study.spacing_mm, title)
         # named so that it says what it is where the format has no header
         name = f"synthetic-{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
         who = edits[0].row["patient_id"]
         image = self.data.write(source, study, self.root, name, placed, key, who)
+        for of_nodule, picture in pictures.items():
+            with written_whole(self.root / f"pictures/synthetic-{of_nodule}.png") as path:
+                picture.savefig(path, dpi=110)
         rows = [self.row(edit, image) for edit in edits]
         for row, (box, mask) in zip(rows, placed.values(), strict=True):
             whole = np.zeros(study.array.shape, np.uint8)

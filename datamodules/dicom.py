@@ -302,6 +302,7 @@ def read_dicom_film(path: Path) -> Volume:
     try:
         data = pydicom.dcmread(path)
         pixels = data.pixel_array
+    # besides no DICOM: a decoder that fails, no pixels at all, no decoder
     except (InvalidDicomError, RuntimeError, AttributeError, NotImplementedError) as error:
         message = f"{path} cannot be read as a DICOM image ({error}): copy or decompress it"
         raise ValueError(message) from error

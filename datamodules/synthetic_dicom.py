@@ -145,8 +145,10 @@ def stored(source: Dataset, wanted: NDArray[np.int16], path: Path) -> NDArray[np
     """
     try:
         old = source.pixel_array
+    # pydicom has no decoder: NotImplementedError; one that fails: RuntimeError; no pixels at all:
+    # AttributeError
     except (RuntimeError, AttributeError, NotImplementedError) as error:
-        message = f"{path} is compressed ({error}): decompress it, for example with dcmdjpeg"
+        message = f"{path} cannot be decoded ({error}): decompress it, for example with dcmdjpeg"
         raise ValueError(message) from error
     slope = float(source.get("RescaleSlope", 1))
     intercept = float(source.get("RescaleIntercept", 0))

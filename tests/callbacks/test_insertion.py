@@ -361,6 +361,44 @@ def test_studies_that_cannot_be_used_lose_no_other(
         assert reason in table.loc[f"synthetic-{kind}", "reason"], kind
 
 
+def test_jpeg_compressed_series_come_back(insert: Insert, tmp_path: Path, scan: Volume) -> None:
+    """Lossless JPEG is what archives store."""
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmcjpeg (Debian's dcmtk) is not installed")
+    for path in write_series(tmp_path / "jpeg", scan, "p", uid_of("jpeg")):
+        subprocess.run(["dcmcjpeg", path, path], check=True)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+    root = insert("jpeg", [at(*INSIDE)])
+    table = pd.read_csv(root / "nodules.csv")
+    assert table["status"].tolist() == ["inserted"], table["reason"].tolist()
+    after = read_study(root / table["image"][0])
+    changed = np.argwhere(scan.array != after.array)
+    reach_mm = (np.ptp(changed, axis=0) * SPACING).max()
+    assert 0 < reach_mm < 8 + 2 * (MARGIN_MM + 2)
+
+
+def test_a_study_that_cannot_be_written_loses_no_other(
+    insert: Insert, tmp_path: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left behind, and its request says why."""
+    write_volume(tmp_path / "bad.mha", scan)
+    written = InsertionDataModule.write
+
+    def write(self: Any, source: Path, *rest: Any) -> Any:
+        if source.name == "bad.mha":
+            message = "bad.mha cannot be decoded"
+            raise ValueError(message)
+        return written(self, source, *rest)
+
+    monkeypatch.setattr(InsertionDataModule, "write", write)
+    rows = [at(*INSIDE, name="bad", study="bad.mha"), at(*INSIDE, name="good")]
+    root = insert("scan.mha", rows)
+    table = pd.read_csv(root / "nodules.csv").set_index("nodule_id")
+    assert table["status"].to_dict() == {"synthetic-bad": "failed", "synthetic-good": "inserted"}
+    assert table.loc["synthetic-bad", "reason"] == "bad.mha cannot be decoded"
+    assert not [path for path in root.rglob("*bad*")]
+
+
 def test_oblique_and_compressed_series_come_back_as_they_lie(
     insert: Insert, tmp_path: Path, scan: Volume
 ) -> None:
