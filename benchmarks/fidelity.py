@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from noduleforge.compare import bootstrap
+from callbacks.scores import interval, mean_estimate, seed_weights
 
 BASE = "base"
 
@@ -55,8 +55,9 @@ def asked_gains(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 def told(table: pd.DataFrame) -> str:
     """Mean and interval."""
     values = table.drop(columns="shown", errors="ignore")
-    patients = values.index.get_level_values("patient_id").to_numpy()
-    low, high = np.quantile(bootstrap(values.to_numpy(), patients), [0.025, 0.975])
+    patients = values.index.get_level_values("patient_id").to_list()
+    draws = [mean_estimate(of_seed, patients).draws for of_seed in values.to_numpy().T]
+    low, high = interval((seed_weights(len(draws)) * np.stack(draws, 1)).sum(1))
     return f"{values.to_numpy().mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 

@@ -1,6 +1,7 @@
 """How well a classifier does on held-out patients, and what it sees in synthetic nodules."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from callbacks.ranks import gather_rows
 from callbacks.scores import (
     BINS,
     CALIBRATION,
     FIGURES,
+    Estimate,
+    estimate,
     interval,
     patient_weights,
 )
@@ -25,6 +27,9 @@ from datamodules.batch import NoduleBatch
 from datamodules.files import written_whole
 from lightning_modules.classifier import load_classifier
 from lightning_modules.core.merging import Merging
+
+TABLE = "classification.csv"
+"""What is said of every nodule."""
 
 
 def class_figures(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,10 +45,10 @@ def class_figures(table: pd.DataFrame) -> pd.DataFrame:
         Rows with `characteristic`, `figure`, `value`, `low`, `high`, `with` and `without` (cases).
     """
     rows = []
-    for (characteristic, figure), (value, resampled) in replicates(table).items():
-        low, high = interval(resampled)
+    for (characteristic, figure), found in estimates(table).items():
+        low, high = interval(found.draws)
         of_class = table[table["characteristic"] == characteristic]["label"]
-        row = {"characteristic": characteristic, "figure": figure, "value": value}
+        row = {"characteristic": characteristic, "figure": figure, "value": found.value}
         row |= {"low": low, "high": high}
         if len(of_class):
             row |= {"with": (of_class == 1).sum(), "without": (of_class == 0).sum()}
@@ -51,31 +56,31 @@ def class_figures(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def replicates(table: pd.DataFrame) -> dict[tuple[str, str], tuple[float, NDArray[np.float64]]]:
-    """For each characteristic and figure its value and those of a bootstrap over patients.
+def estimates(table: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
+    """Every figure of every characteristic, and of groups of them; see `class_figures`.
 
-    The replicates of tables with the same patients in the same order are the same draws.
+    Args:
+        table: `classification.csv`; the draws of tables with the same patients are the same.
     """
-    found: dict[tuple[str, str], tuple[float, NDArray[np.float64]]] = {}
-    patients = list(table["patient_id"].unique())
+    found: dict[tuple[str, str], Estimate] = {}
+    patients = sorted(table["patient_id"].unique())
     drawn = pd.DataFrame(patient_weights(patients).T, index=patients)
     for name, part in table.groupby("characteristic", sort=False):
         weights = drawn.loc[part["patient_id"]].to_numpy().T
-        # the first row is the table itself
-        weights = np.vstack([np.ones(len(part)), weights])
         labels = part["label"].to_numpy()
         for column, figures in (("probability", FIGURES), ("calibrated", CALIBRATION)):
             for figure, measure in figures.items():
-                values = measure(labels, part[column].to_numpy(), weights)
-                found[str(name), figure] = float(values[0]), values[1:]
+                of_weights = partial(measure, labels, part[column].to_numpy())
+                found[str(name), figure] = estimate(of_weights, weights, len(part))
     positives = table.groupby("characteristic", sort=False)["label"].sum()
     groups = {"macro": list(positives.index)}
     groups["minority"] = [name for name in positives.index if name != positives.idxmax()]
     for group, names in groups.items() if len(positives) > 1 else ():
         for figure in (*FIGURES, *CALIBRATION):
             of_names = [found[str(name), figure] for name in names]
-            mean = float(np.mean([value for value, _ in of_names]))
-            found[group, figure] = mean, np.mean([values for _, values in of_names], axis=0)
+            value = float(np.mean([each.value for each in of_names]))
+            draws = np.mean([each.draws for each in of_names], axis=0)
+            found[group, figure] = Estimate(value, draws, table["name"].nunique())
     return found
 
 
@@ -130,8 +135,8 @@ class ClassificationMetrics(Callback):
         table = table.sort_values(["characteristic", "name"], kind="stable")
         accuracy = class_figures(table)
         root = Path(trainer.default_root_dir)
-        for file, content in (("classification", table), ("accuracy", accuracy)):
-            with written_whole(root / f"{file}.csv") as temporary:
+        for file, content in ((TABLE, table), ("accuracy.csv", accuracy)):
+            with written_whole(root / file) as temporary:
                 content.to_csv(temporary, index=False)
         with written_whole(root / "calibration.png") as temporary:
             reliability(table).savefig(temporary, dpi=110)

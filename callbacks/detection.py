@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from callbacks.ranks import gather_rows
-from callbacks.scores import auroc, interval, patient_weights, share
+from callbacks.scores import Estimate, auroc, estimate, interval, patient_weights, share
 from datamodules.batch import NoduleBatch
 from datamodules.files import written_whole
+
+TABLE = "detection.csv"
+"""What is said of every image."""
 
 RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """False positives per image at which sensitivity is reported (Setio et al. 2017, LUNA16)."""
@@ -145,8 +149,8 @@ def youden_threshold(labels: NDArray[Any], scores: Floats) -> float:
     return float(values[int(gain.argmax())])
 
 
-def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
-    """All figures, with 95 % bootstrap intervals over patients.
+def estimates(table: pd.DataFrame, youden: float) -> dict[str, Estimate]:
+    """All figures; see `DetectionMetrics`.
 
     Args:
         table: one image a row: `patient_id`, `label`, `probability`, `subtlety`, `iou`, and what
@@ -154,12 +158,11 @@ def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
         youden: the probability from which on an image counts as one with a nodule.
 
     Returns:
-        `figure`, `value`, `low`, `high`, and `n`, the images or nodules that it is of.
+        Their `number` is that of the images or nodules that they are of.
     """
     label, score = table["label"].to_numpy(), table["probability"].to_numpy()
     iou, subtlety = table["iou"].fillna(0).to_numpy(), table["subtlety"].round().to_numpy()
     positive, nodule, said = label == 1, table["found"].map(len).to_numpy(), score >= youden
-    everything = np.ones(len(table))
 
     def froc(weights: Floats, rate: float) -> Floats:
         return sensitivity_at(table, weights, rate)
@@ -169,7 +172,7 @@ def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
 
     # of each figure what it is of, and how it comes from weights of the images
     listed: dict[str, tuple[NDArray[Any], Callable[[Floats], Floats]]] = {
-        "auc": (everything, lambda w: auroc(label, score, w)),
+        "auc": (np.ones(len(table)), lambda w: auroc(label, score, w)),
         "best_iou": (positive, lambda w: (w * iou).sum(-1) / (w * positive).sum(-1)),
         **{f"froc_{rate:g}": (nodule, partial(froc, rate=rate)) for rate in RATES},
         "cpm": (nodule, lambda w: np.mean([froc(w, rate) for rate in RATES], axis=0)),
@@ -181,12 +184,58 @@ def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
         },
     }
     drawn = patient_weights(table["patient_id"].to_list())
+    return {name: estimate(figure, drawn, of.sum()) for name, (of, figure) in listed.items()}
+
+
+def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
+    """All figures, with 95 % bootstrap intervals over patients.
+
+    Args:
+        table: as for `estimates`.
+        youden: as for `estimates`.
+
+    Returns:
+        `figure`, `value`, `low`, `high`, and `n`, the images or nodules that it is of.
+    """
     rows = []
-    for name, (of, figure) in listed.items():
-        low, high = interval(figure(drawn))
-        row = {"figure": name, "value": float(figure(everything)), "low": low, "high": high}
-        rows.append(row | {"n": int(of.sum())})
+    for name, found in estimates(table, youden).items():
+        low, high = interval(found.draws)
+        row = {"figure": name, "value": found.value, "low": low, "high": high}
+        rows.append(row | {"n": int(found.number)})
     return pd.DataFrame(rows)
+
+
+def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
+    """Read what `DetectionMetrics` wrote, as `estimates` takes it.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The table, with the images in the order of their names, and Youden's point.
+
+    Raises:
+        FileNotFoundError: If a table is missing.
+    """
+    for name in (TABLE, "candidates.csv", "detection_figures.csv"):
+        if not (folder / name).is_file():
+            message = f"{folder / name} is missing: run `lightning test` there again."
+            raise FileNotFoundError(message)
+    table = pd.read_csv(folder / TABLE, dtype={"name": str, "patient_id": str})
+    table = table.sort_values("name", ignore_index=True)
+    candidates = pd.read_csv(folder / "candidates.csv", dtype={"image": str})
+    false = candidates[candidates["hit"] == 0].groupby("image")["score"]
+    hits = candidates[candidates["hit"] == 1].groupby(["image", "nodule"])["score"].max()
+    scores = {str(name): part.to_numpy(float) for name, part in false}
+    found = [
+        np.array([hits.get((name, k), -np.inf) for k in range(number)], float)
+        for name, number in zip(table["name"], table["nodules"], strict=True)
+    ]
+    table["found"] = pd.Series(found)
+    table["false_positives"] = pd.Series([scores.get(n, np.empty(0)) for n in table["name"]])
+    figures = pd.read_csv(folder / "detection_figures.csv").set_index("figure")["value"]
+    youden = figures[figures.index.str.startswith("youden_threshold")]
+    return table, float(youden.iloc[0])
 
 
 class DetectionMetrics(Callback):
@@ -324,12 +373,12 @@ class DetectionMetrics(Callback):
         figures = pd.concat([figures, pd.DataFrame(chosen_at)])
 
         tables = {
-            "detection": table_of_images(table),
-            "candidates": table_of_candidates(rows),
-            "detection_figures": figures,
+            TABLE: table_of_images(table),
+            "candidates.csv": table_of_candidates(rows),
+            "detection_figures.csv": figures,
         }
         for name, content in tables.items():
-            with written_whole(f"{trainer.default_root_dir}/{name}.csv") as temporary:
+            with written_whole(f"{trainer.default_root_dir}/{name}") as temporary:
                 content.to_csv(temporary, index=False)
         pictures = {
             "froc": draw_froc(table, figures),
@@ -345,7 +394,7 @@ def table_of_images(table: pd.DataFrame) -> pd.DataFrame:
     """What `detection.csv` says: of each image also how many nodules it has and how many are hit.
 
     Args:
-        table: as for `figures_of`.
+        table: as for `estimates`.
     """
     named = table[["name", "patient_id", "label", "probability", "subtlety", "iou"]]
     return named.assign(

@@ -5,7 +5,7 @@ weights `(..., cases)`, one row for each replicate, and gives all replicates at 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -151,19 +151,47 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def patient_interval(
-    table: pd.DataFrame, figure: Callable[[pd.DataFrame], float], seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of any figure of a table, with patients resampled.
+class Estimate(NamedTuple):
+    """A figure, and what it would be with other patients.
+
+    Attributes:
+        value: of the cases as they are.
+        draws: `(REPLICATES,)`, of a bootstrap over patients; those of other figures of the same
+            cases have the same patients.
+        number: of the cases that it is of.
+    """
+
+    value: float
+    draws: NDArray[np.float64]
+    number: float
+
+
+def estimate(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    drawn: NDArray[np.float64],
+    number: float,
+) -> Estimate:
+    """Measure cases, and their replicates.
 
     Args:
-        table: rows with a `patient_id`.
-        figure: from such rows to a number; resamples for which it is NaN are left out.
-        seed: of the resampling.
+        figure: from weights `(..., cases)` to `(...)`.
+        drawn: weights of the replicates, `(REPLICATES, cases)`.
+        number: of the cases that it is of.
     """
-    rng = np.random.default_rng(seed)
-    rows = list(table.groupby("patient_id").indices.values())
-    drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(REPLICATES)]
-    values = [figure(table.iloc[np.concatenate([rows[k] for k in some])]) for some in drawn]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    values = figure(np.vstack([np.ones(drawn.shape[1]), drawn]))
+    return Estimate(float(values[0]), values[1:], number)
+
+
+def mean_estimate(values: NDArray[np.float64], patients: Sequence[str]) -> Estimate:
+    """The mean of values `(cases,)`, with patients resampled."""
+    return estimate(lambda w: _mean(values, w), patient_weights(patients), len(values))
+
+
+def seed_weights(seeds: int) -> NDArray[np.float64]:
+    """Weights of runs with several seeds in each replicate of a bootstrap over seeds.
+
+    Returns:
+        `(REPLICATES, seeds)`; the sum over the seeds is 1.
+    """
+    generator = np.random.default_rng(1)  # not the one that draws patients
+    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), REPLICATES) / seeds

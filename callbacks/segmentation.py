@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.ranks import gather_rows
-from callbacks.scores import patient_interval
+from callbacks.scores import interval, mean_estimate
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.files import written_whole
 
@@ -107,7 +107,8 @@ def by_group(table: pd.DataFrame) -> pd.DataFrame:
     for name, chosen in groups.items():
         part = table[chosen]
         if len(part):
-            low, high = patient_interval(part, lambda t: float(t["dice"].mean()))
+            found = mean_estimate(part["dice"].to_numpy(), part["patient_id"].to_list())
+            low, high = interval(found.draws)
             row = {"group": name, "nodules": len(part), "dice": part["dice"].mean()}
             rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)

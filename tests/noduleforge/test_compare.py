@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from callbacks.detection import figures_of, table_of_candidates, table_of_images
+from callbacks.scores import interval, mean_estimate
 from datamodules.studies import Volume, write_volume
 from noduleforge.cli import main
-from noduleforge.compare import bootstrap, compare, pictures, read
+from noduleforge.compare import compare, pictures
 
 Write = Callable[..., Path]
 
@@ -91,9 +93,9 @@ def test_intervals_cover_what_they_should() -> None:
     hits = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        patients = np.repeat(np.arange(20), 2)
+        patients = [str(k // 2) for k in range(40)]
         values = rng.normal(size=(20, 1)).repeat(2, 0) + 0.01 * rng.normal(size=(40, 1))
-        low, high = np.quantile(bootstrap(values, patients), [0.025, 0.975])
+        low, high = interval(mean_estimate(values[:, 0], patients).draws)
         hits += int(low <= 0 <= high)
     assert 85 <= hits <= 99
 
@@ -105,7 +107,7 @@ def test_the_command_takes_folders_and_draws_pictures(
     main(["compare", *map(str, runs), "--reference", "a", "--out", str(tmp_path / "out")])
     assert (tmp_path / "out/pictures.png").stat().st_size > 1_000
     assert "Comparison:" in capsys.readouterr().out
-    titles = [axes.get_title() for axes in pictures({"a": read(runs[0]), "b": read(runs[2])}).axes]
+    titles = [axes.get_title() for axes in pictures({"a": runs[0], "b": runs[2]}).axes]
     assert titles[:2] == ["a", "b"]
 
 
@@ -119,7 +121,7 @@ def test_the_command_takes_folders_and_draws_pictures(
             {"provenance": "network: y"},
             "their fid has the provenance 'network: x' and 'network: y'",
         ),
-        ({"metric": "other"}, "other metrics or on other nodules"),
+        ({"metric": "other"}, "with other metrics, on other nodules"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
@@ -135,12 +137,14 @@ def test_runs_that_cannot_be_compared_are_refused(
 def test_what_is_missing_is_named(write_run: Write, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no arm 'c', only \['a'\]"):
         compare([write_run("a-1")], "c", tmp_path)
-    with pytest.raises(ValueError, match=r"arm b has the seeds \['2'\], a has \['1'\]"):
+    with pytest.raises(ValueError, match=r"arm b has the seeds \[2\], a has \[1\]"):
         compare([tmp_path / "a-1", write_run("b-2")], "a", tmp_path)
     with pytest.raises(ValueError, match="no seed in its name"):
         compare([tmp_path], "a", tmp_path)
     with pytest.raises(FileNotFoundError, match="run `lightning test`"):
-        compare([tmp_path / "z-1"], "a", tmp_path)
+        compare([tmp_path / "z-1"], "z", tmp_path)
+    with pytest.raises(ValueError, match="are the same arm and seed"):
+        compare([tmp_path / "x/a-1", tmp_path / "y/a-1"], "a", tmp_path)
 
 
 def write_classifier(folder: Path, help_by: float, **changed: Any) -> Path:
@@ -201,7 +205,7 @@ def test_a_run_that_was_not_tested_is_named(tmp_path: Path) -> None:
 def test_classifiers_of_other_nodules_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     runs = [write_classifier(tmp_path / "real-0", 0)]
     runs.append(write_classifier(tmp_path / "other-0", 0, **changed))
-    with pytest.raises(ValueError, match="cannot be compared: they were tested on other nodules"):
+    with pytest.raises(ValueError, match=r"cannot be compared: .* on other nodules"):
         compare(runs, "real", tmp_path / "out")
 
 
@@ -235,5 +239,54 @@ def test_segmenters_are_compared_by_subtype_and_size(tmp_path: Path) -> None:
     }
     assert table["difference_mean"].xs("synthetic", level=1).to_numpy() == pytest.approx(0.1)
     other = write_segmenter(tmp_path / "other-0", 0, subtype="solid")
-    with pytest.raises(ValueError, match="arms real and other cannot be compared"):
+    with pytest.raises(ValueError, match=r"real-0 and .*other-0 cannot be compared"):
         compare([runs[0], other], "real", tmp_path / "again")
+
+
+def write_detector(folder: Path, gain: float, **changed: Any) -> Path:
+    """A tested detector: 40 films of 20 patients, half with a nodule, better by so much."""
+    rng = np.random.default_rng(int(folder.name[-1]))
+    rows: list[dict[str, Any]] = []
+    for k in range(40):
+        label = k % 2
+        found = np.array([rng.random() + gain]) if label else np.empty(0)
+        row = {"name": f"f{k:02}", "patient_id": f"P{k // 4}", "label": label}
+        row |= {"probability": rng.random() + gain * label, "subtlety": 1 + k % 5, "iou": 0.5}
+        false = rng.random(3)
+        hits = [(float(score), 1.0, 1.0, 0) for score in found]
+        hits += [(float(score), 9.0, 9.0, None) for score in false]
+        rows.append({**row, "found": found, "false_positives": false, "candidates": hits})
+    folder.mkdir()
+    table = pd.DataFrame(rows)
+    table_of_images(table).assign(**changed).to_csv(folder / "detection.csv", index=False)
+    table_of_candidates(rows).to_csv(folder / "candidates.csv", index=False)
+    point = pd.DataFrame([{"figure": "youden_threshold_val", "value": 0.5}])
+    figures = pd.concat([figures_of(table, 0.5), point])
+    figures.to_csv(folder / "detection_figures.csv", index=False)
+    return folder
+
+
+def test_detectors_are_compared_by_films_and_nodules(tmp_path: Path) -> None:
+    runs = [
+        write_detector(tmp_path / f"{arm}-{seed}", gain)
+        for arm, gain in (("real", 0.0), ("synthetic", 0.5), ("again", 0.0))
+        for seed in range(3)
+    ]
+    compare(runs, "real", tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/comparison.csv").set_index(["figure", "arm"])
+    # what the tables say is what the callback said
+    written = [pd.read_csv(run / "detection_figures.csv", index_col="figure") for run in runs[:3]]
+    for name in ("auc", "best_iou", "froc_0.5", "froc_8", "cpm", "sensitivity_subtlety_2"):
+        mean = np.mean([figures.loc[name, "value"] for figures in written])
+        assert table.loc[(name, "real"), "mean"] == pytest.approx(mean, rel=1e-5)
+        assert table.loc[(name, "real"), "nodules"] == written[0].loc[name, "n"]
+    for name in ("auc", "froc_0.5", "cpm"):
+        assert table.loc[(name, "synthetic"), "difference_low"] > 0
+        alike = table.loc[(name, "again")]
+        assert alike["difference_low"] == alike["difference_high"] == 0
+    (runs[0] / "candidates.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"candidates.csv is missing: run `lightning test`"):
+        compare(runs, "real", tmp_path / "again")
+    other = write_detector(tmp_path / "other-1", 0, patient_id="P0")
+    with pytest.raises(ValueError, match=r"real-1 and .*other-1 cannot be compared"):
+        compare([runs[1], other], "real", tmp_path / "again")
