@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from callbacks.ranks import gather_rows
+from callbacks.ranks import gather_cases, gather_rows
 from callbacks.scores import (
     BINS,
     CALIBRATION,
@@ -129,10 +129,9 @@ class ClassificationMetrics(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both tables, of all ranks."""
-        table = pd.DataFrame(gather_rows(self.rows))
+        table = pd.DataFrame(gather_cases(self.rows, "characteristic", "name"))
         if not trainer.is_global_zero:
             return
-        table = table.sort_values(["characteristic", "name"], kind="stable")
         accuracy = class_figures(table)
         root = Path(trainer.default_root_dir)
         for file, content in ((TABLE, table), ("accuracy.csv", accuracy)):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from callbacks.ranks import gather_rows
+from callbacks.ranks import gather_cases
 from callbacks.scores import Estimate, auroc, estimate, interval, patient_weights, share
 from datamodules.batch import NoduleBatch
 from datamodules.files import written_whole
@@ -212,7 +212,7 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
         folder: of the run.
 
     Returns:
-        The table, with the images in the order of their names, and Youden's point.
+        The table and Youden's point.
 
     Raises:
         FileNotFoundError: If a table is missing.
@@ -222,7 +222,6 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
             message = f"{folder / name} is missing: run `lightning test` there again."
             raise FileNotFoundError(message)
     table = pd.read_csv(folder / TABLE, dtype={"name": str, "patient_id": str})
-    table = table.sort_values("name", ignore_index=True)
     candidates = pd.read_csv(folder / "candidates.csv", dtype={"image": str})
     false = candidates[candidates["hit"] == 0].groupby("image")["score"]
     hits = candidates[candidates["hit"] == 1].groupby(["image", "nodule"])["score"].max()
@@ -352,10 +351,9 @@ class DetectionMetrics(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write tables and pictures, of all ranks."""
-        unique = {row["name"]: row for row in gather_rows(self.rows)}  # ranks may share some
+        rows = gather_cases(self.rows, "name")
         if not trainer.is_global_zero:
             return
-        rows = [*unique.values()]
         split, chosen = ("val", self.validation) if self.validation else ("test", rows)
         labels, scores = (
             np.array([row[key] for row in chosen]) for key in ("label", "probability")

@@ -1,6 +1,6 @@
 """What callbacks collect on every process, brought together."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,3 +14,16 @@ def gather_rows(rows: list[Row]) -> list[Row]:
     parts: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
+
+
+def gather_cases(rows: list[dict[str, Any]], *key: str) -> list[dict[str, Any]]:
+    """The rows of all processes, each case once, in the order of the keys.
+
+    Where cases do not divide by processes, Lightning gives some to two of them.
+
+    Args:
+        rows: of this process.
+        key: columns that tell cases apart.
+    """
+    unique = {tuple(row[name] for name in key): row for row in gather_rows(rows)}
+    return [unique[case] for case in sorted(unique)]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.ranks import gather_rows
+from callbacks.ranks import gather_cases
 from callbacks.scores import interval, mean_estimate
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.files import written_whole
@@ -77,7 +77,7 @@ class SegmentationMetrics(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write tables and picture, of all ranks."""
-        rows = sorted(gather_rows(self.rows), key=lambda row: str(row["name"]))
+        rows = gather_cases(self.rows, "name")
         if not trainer.is_global_zero:
             return
         table = pd.DataFrame(rows)

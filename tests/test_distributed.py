@@ -196,3 +196,43 @@ def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: 
             assert values.index.equals(expected.index)
             error = (values - expected).abs() / expected.abs().clip(lower=1)
             assert error.max() <= tolerance, error[error > tolerance]
+
+
+def test_downstream_figures_are_the_same_on_one_process_and_two(
+    tmp_path: Path, store: Path, films: Path
+) -> None:
+    """An odd number of cases, of which Lightning gives one to both processes."""
+    fractions = [0.6, 0.2, 0.2]
+    real = {"root": str(store), "select": None, "roi_size": 16, "fractions": fractions}
+    nodules = {"class_path": "LIDCDataModule", "init_args": real}
+    ct = {"real": nodules, "batch_size": 2, "cache_dir": None}
+    chest = {"root": str(films), "content": "normal", "points_per_film": 1, "fractions": fractions}
+    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
+    put = {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1}
+    put |= {"fractions": fractions, "min_diameter_mm": 0, "subtlety": "drawn"}
+    sources = {
+        "nodules": {"class_path": "SuperimposedDataModule", "init_args": put},
+        "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
+    }
+    cxr = {"sources": sources, "film_size": 64, "film_spacing_mm": 6.4}
+    cases: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+        "ct_classification": (ct, ("classification.csv", "accuracy.csv")),
+        "ct_segmentation": (ct, ("segmentation.csv", "dice.csv")),
+        "cxr_detection": (
+            cxr | {"batch_size": 2, "cache_dir": None},
+            ("detection.csv", "candidates.csv", "detection_figures.csv"),
+        ),
+    }
+    odd = 0
+    for name, (settings, tables) in cases.items():
+        overlay = {"data": {"init_args": settings}, "ckpt_path": None}
+        written = []
+        for processes in (1, 2):
+            root = tmp_path / f"{name}-{processes}"
+            run("test", [f"downstream/{name}"], overlay, root, processes)
+            written.append([pd.read_csv(root / table) for table in tables])
+        for one, two in zip(*written, strict=True):
+            assert len(one)
+            pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-6)
+        odd += len(written[0][0]) % 2
+    assert odd
