@@ -163,14 +163,14 @@ class AugmentedDataModule(NoduleDataModule):
         order = np.random.default_rng((self.seed, 1)).permutation(len(synthetic.subtypes))
         if not self.equal_subtypes:
             wanted = round(self.per_real * len(real.subtypes))
-            return synthetic, _first(order, wanted, "")
+            return synthetic, draw(order, wanted, "")
         codes = np.array(synthetic.subtypes)
         counts = {code: real.subtypes.count(code) for code in range(len(SUBTYPES))}
         most = max(counts.values())
         chosen = [
             k
             for code, count in counts.items()
-            for k in _first(order[codes[order] == code], most - count, f"{SUBTYPES[code]} ")
+            for k in draw(order[codes[order] == code], most - count, f"{SUBTYPES[code]} ")
         ]
         return synthetic, chosen
 
@@ -223,8 +223,13 @@ def check_generator(generator: Path, held_out: Mapping[str, NoduleDataset]) -> N
             raise ValueError(message)
 
 
-def _first(order: NDArray[np.int64], wanted: int, kind: str) -> list[int]:
-    """The first of the nodules in this order.
+def draw(order: NDArray[np.int64], wanted: int, kind: str) -> list[int]:
+    """The first of the synthetic nodules in this order.
+
+    Args:
+        order: of all that there are.
+        wanted: how many of them.
+        kind: of these nodules, for the error.
 
     Raises:
         ValueError: If there are too few.

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.augmented import GENERATOR, check_generator
+from datamodules.augmented import GENERATOR, check_generator, draw
 from datamodules.base import (
     SPLITS,
     NoduleDataModule,
@@ -275,6 +275,8 @@ class DetectionDataModule(NoduleDataModule):
         self,
         sources: dict[str, RadiographDataModule],
         synthetic: dict[str, RadiographDataModule] | None = None,
+        per_real: float = 1.0,
+        without_real: bool = False,
         source_ids: Path | None = None,
         film_size: int = 256,
         film_spacing_mm: float = 1.6,
@@ -294,6 +296,9 @@ class DetectionDataModule(NoduleDataModule):
             synthetic: more sources, whose nodules are synthetic: all their films are for training.
                 Their folder's `generator.json` must say that the generator has seen nobody of
                 validation and test.
+            per_real: synthetic films, of all of `synthetic`, for each real training film with a
+                nodule.
+            without_real: leave out the real training films with a nodule; those without stay.
             source_ids: a CSV table of films that were renamed, with the columns `image` (the file's
                 name) and `source_id` (its name in the collection that it comes from); NODE21, whose
                 films are JSRT's, ChestX-ray14's and others', has such a list.
@@ -301,7 +306,7 @@ class DetectionDataModule(NoduleDataModule):
             film_spacing_mm: distance between pixels.
             batch_size: images per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
-            seed: of the order and the augmentation.
+            seed: of the choice among synthetic films, the order and the augmentation.
             balance: draw images with a nodule and without equally often in training.
             versions: deterministic versions of each training image, the first not augmented.
             cache_dir: folder for cached images; null for none. Old entries are never deleted.
@@ -320,7 +325,14 @@ class DetectionDataModule(NoduleDataModule):
         if twice := sorted({*sources} & {*self.synthetic}):
             message = f"{twice} are among sources and synthetic: give every source its own name"
             raise ValueError(message)
+        if per_real < 0 or (without_real and not self.synthetic):
+            message = (
+                f"per_real is {per_real} and without_real {without_real}: give at least 0, and "
+                "synthetic films where there are no real ones"
+            )
+            raise ValueError(message)
         self.sources = sources
+        self.per_real, self.without_real = per_real, without_real
         self.source_ids = source_ids
         self.film_size = film_size
         self.roi_spacing_mm = film_spacing_mm
@@ -338,7 +350,8 @@ class DetectionDataModule(NoduleDataModule):
 
         Raises:
             FileNotFoundError: If a table or film is missing.
-            ValueError: If they are faulty, or something is shown in two splits.
+            ValueError: If they are faulty, something is shown in two splits, or there are too few
+                synthetic films.
         """
         renamed = {} if self.source_ids is None else read_source_ids(Path(self.source_ids))
         films: dict[str, dict[str, list[Film]]] = {}
@@ -354,7 +367,9 @@ class DetectionDataModule(NoduleDataModule):
         check_no_origin_crosses(films)
         datasets: dict[str, NoduleDataset] = {
             split: DetectionDataset(
-                [film for parts in films.values() for film in parts[split]],
+                self._training(films)
+                if split == "train"
+                else [film for parts in films.values() for film in parts[split]],
                 self.film_size,
                 self.roi_spacing_mm,
                 self.versions if split == "train" else 1,
@@ -367,3 +382,14 @@ class DetectionDataModule(NoduleDataModule):
             settings: Any = synthetic
             check_generator(Path(settings.root) / GENERATOR, held_out)
         return {**datasets, "predict": datasets["test"]}
+
+    def _training(self, films: Mapping[str, Mapping[str, Sequence[Film]]]) -> list[Film]:
+        """The real films of the training split, and as many synthetic ones as are wanted."""
+        real = [film for name in self.sources for film in films[name]["train"]]
+        synthetic = [film for name in self.synthetic for film in films[name]["train"]]
+        if self.synthetic:
+            wanted = round(self.per_real * sum(film.has_nodule for film in real))
+            order = np.random.default_rng((self.seed, 1)).permutation(len(synthetic))
+            synthetic = [synthetic[k] for k in draw(order, wanted, "films with ")]
+        kept = [film for film in real if not (self.without_real and film.has_nodule)]
+        return kept + synthetic

@@ -60,7 +60,7 @@ def read_requests(path: Path) -> pd.DataFrame:
     """Read a table of requests.
 
     Returns:
-        One request a row, with a unique `name`, `study` and `index` (the seed).
+        One request a row, with a unique `name`, `study`, `copy` and `index` (the seed).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,7 +69,7 @@ def read_requests(path: Path) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path} does not exist: give a table of requests"
         raise FileNotFoundError(message)
-    texts = ("name", "study", "patient_id", "subtype", "mask", "spacing_mm")
+    texts = ("name", "study", "copy", "patient_id", "subtype", "mask", "spacing_mm")
     table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
     if "study" not in table or table.empty or table["study"].isna().any():
         message = f"{path} lacks the column study, or a cell of it: say which study each row is for"
@@ -79,6 +79,7 @@ def read_requests(path: Path) -> pd.DataFrame:
     if table["name"].duplicated().any():
         message = f"{path} has requests of the same name: make names unique"
         raise ValueError(message)
+    table["copy"] = table["copy"].fillna("") if "copy" in table else ""
     seeds = table["seed"] if "seed" in table else pd.Series(np.nan, table.index)
     table["index"] = np.where(seeds.isna(), np.arange(len(table)), seeds.fillna(0)).astype(int)
     return table
@@ -294,6 +295,7 @@ class InsertionDataModule(NoduleDataModule):
                 a DICOM series, relative to the table); `x_mm`, `y_mm`, `z_mm` (world, LPS) or `z`,
                 `y`, `x` (voxel), unless the mask is on the study's grid; `diameter_mm` of a ball,
                 or `mask`, a file with the shape; `subtype`; and where wanted `name`, `seed`,
+                `copy` (nodules of the same study with another one go into a copy of it),
                 `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
                 between; else that of a real training nodule is drawn) and LIDC ratings.
             roi_size: voxels of the ROI along each edge, those of the model.
@@ -319,8 +321,8 @@ class InsertionDataModule(NoduleDataModule):
         table = read_requests(self.requests)
         root = self.requests.parent
         regions: list[Region] = []
-        studies = list(table.groupby("study", sort=False))
-        for name, rows in tqdm(studies, desc="studies", unit="study"):
+        studies = list(table.groupby(["study", "copy"], sort=False))
+        for (name, _), rows in tqdm(studies, desc="studies", unit="study"):
             key = case_key(str(name), rows)
             if (finished := self.finished(key)) is not None:
                 self.done += finished

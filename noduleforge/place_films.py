@@ -27,6 +27,7 @@ def place_films(
     out: Path,
     split: Split | None = None,
     per_film: int = 1,
+    copies: int = 1,
     diameter_mm: tuple[float, float] = (6.0, 25.0),
     select: str | None = None,
     seed: int = 0,
@@ -44,6 +45,7 @@ def place_films(
         split: only films and shapes of this split, made with the `seed` and `fractions` of
             `hosts`; needed (train) where a model is trained with the result. None for all.
         per_film: nodules on each film.
+        copies: of each film, each with nodules of its own.
         diameter_mm: least and greatest diameter of the shapes in CT; sizes are those of real
             nodules in between, times a factor from 0.8 to 1.25.
         select: a pandas query over the table of `shapes`.
@@ -57,10 +59,10 @@ def place_films(
     if (out / "requests.csv").exists():
         message = f"{out / 'requests.csv'} exists: choose another folder, or remove it"
         raise FileExistsError(message)
-    if per_film < 1 or not 0 < diameter_mm[0] <= diameter_mm[1]:
+    if min(per_film, copies) < 1 or not 0 < diameter_mm[0] <= diameter_mm[1]:
         message = (
-            f"per_film is {per_film} and diameter_mm {list(diameter_mm)}: give at least 1 nodule "
-            "and a range above 0"
+            f"per_film is {per_film}, copies {copies} and diameter_mm {list(diameter_mm)}: give at "
+            "least 1 nodule, 1 copy and a range above 0"
         )
         raise ValueError(message)
     films = hosts.normal_films()
@@ -73,19 +75,21 @@ def place_films(
         raise ValueError(message)
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
-    for film in tqdm(films.to_dict("records"), desc="films", unit="film"):
-        drawn = _requests(film, hosts, shapes, library, out, per_film, diameter_mm, rng)
+    listed = [(film, copy) for film in films.to_dict("records") for copy in range(copies)]
+    for film, copy in tqdm(listed, desc="films", unit="film"):
+        drawn = _requests(film, copy, hosts, shapes, library, out, per_film, diameter_mm, rng)
         rows.extend(drawn)
     if not rows:
         message = "No nodule could be placed: allow smaller ones, or fewer"
         raise ValueError(message)
     with written_whole(out / "requests.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    print(f"{len(rows)} requests on {len(films)} films: {out / 'requests.csv'}")
+    print(f"{len(rows)} requests on {len(listed)} films: {out / 'requests.csv'}")
 
 
 def _requests(
     film: Mapping[Any, Any],
+    copy: int,
     hosts: RadiographDataModule,
     shapes: Path,
     library: pd.DataFrame,
@@ -94,7 +98,7 @@ def _requests(
     diameter_mm: tuple[float, float],
     rng: Generator,
 ) -> list[dict[str, Any]]:
-    """The requests for one film; their shapes are written."""
+    """The requests for one copy of a film; their shapes are written."""
     grid = read_film(film["path"], film["spacing_mm"]).grid
     lungs = None
     if hosts.lungs is not None:
@@ -115,7 +119,7 @@ def _requests(
             print(f"{film['name']}: no place for a nodule with a reach of {reach_mm:.1f} mm")
             continue
         taken.append((point, reach_mm))
-        name = f"{film['name']}-{k}"
+        name = f"{film['name']}-{copy}-{k}"
         outline = Volume(solid.array.max(1), solid.spacing_mm[1:], (0.0, 0.0), np.eye(2))
         file = f"shapes/{name}.nii.gz"
         write_volume(out / file, outline, "outline of a nodule, noduleforge")
@@ -123,6 +127,7 @@ def _requests(
             {
                 "name": name,
                 "study": os.path.relpath(film["path"], out),
+                "copy": copy,
                 "patient_id": film["patient_id"],
                 "spacing_mm": " ".join(f"{step:.6f}" for step in grid.spacing_mm),
                 "x_mm": round(float(point[0]), 3),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.base import Split, patient_key
-from datamodules.detection import DetectionDataModule, origins
+from datamodules.detection import DetectionDataModule, DetectionDataset, origins
 from datamodules.folder import FolderDataModule
 from datamodules.radiographs import RadiographDataModule
 from datamodules.studies import Volume, read_volume, write_volume
@@ -287,3 +287,35 @@ def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
         module({"real": real}, synthetic={"made": leak})
     with pytest.raises(ValueError, match=r"\['real'\] are among sources and synthetic"):
         module({"real": real}, synthetic={"real": made})
+
+
+def test_as_many_synthetic_films_as_are_wanted(tmp_path: Path) -> None:
+    real = {
+        "ill": Listed(tmp_path, [nodule(f"n{k}") for k in range(4)]),
+        "well": Listed(tmp_path, [normal("h")], content="normal"),
+    }
+    made = {
+        f"made{k}": synthetic_film(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)
+    }
+
+    def names(**settings: Any) -> list[str]:
+        dataset = module(real, synthetic=made, **settings).datasets["train"]
+        assert isinstance(dataset, DetectionDataset)
+        return [film.name for film in dataset.films]
+
+    kept = [f"ill-n{k}" for k in range(4)]
+    half = names(per_real=0.5)
+    assert half[:5] == [*kept, "well-h-0"]
+    assert len(half) == 7
+    assert {*half[5:]} < {f"made{k}-synthetic-n" for k in range(4)}
+    assert names(per_real=0.5) == half
+    assert {tuple(names(per_real=0.5, seed=seed)[5:]) for seed in range(9)} > {tuple(half[5:])}
+    assert names(per_real=0) == [*kept, "well-h-0"]
+    assert len(names(without_real=True)) == 5
+    assert names(without_real=True)[0] == "well-h-0"
+    with pytest.raises(ValueError, match="8 films with synthetic nodules are needed, but there"):
+        names(per_real=2)
+    with pytest.raises(ValueError, match="per_real is -1"):
+        names(per_real=-1)
+    with pytest.raises(ValueError, match="synthetic films where there are no real ones"):
+        module(real, without_real=True)

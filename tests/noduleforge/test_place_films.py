@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules import ChestXray14DataModule, FilmInsertionDataModule
 from datamodules.base import split_of
+from datamodules.insertion import InsertionDataset
 from datamodules.studies import read_volume
 from noduleforge.cli import main
 from noduleforge.place_films import place_films
@@ -21,7 +22,7 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
     store: Path, films: Path, tmp_path: Path
 ) -> None:
     hosts = ChestXray14DataModule(films, content="normal", fractions=FRACTIONS)
-    place_films(hosts, store, tmp_path / "out", "train", 3, DIAMETER_MM, seed=3)
+    place_films(hosts, store, tmp_path / "out", "train", 3, diameter_mm=DIAMETER_MM, seed=3)
     table = pd.read_csv(tmp_path / "out/requests.csv", dtype={"patient_id": str})
     of_films = {split_of(patient, 0, FRACTIONS) for patient in table["patient_id"]}
     assert of_films == {"train"}
@@ -42,9 +43,26 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
     data.setup("predict")
     assert not data.failed
     # the same command draws the same
-    place_films(hosts, store, tmp_path / "again", "train", 3, DIAMETER_MM, seed=3)
+    place_films(hosts, store, tmp_path / "again", "train", 3, diameter_mm=DIAMETER_MM, seed=3)
     again = pd.read_csv(tmp_path / "again/requests.csv", dtype={"patient_id": str})
     pd.testing.assert_frame_equal(table, again)
+
+
+def test_each_copy_of_a_film_has_nodules_of_its_own(
+    store: Path, films: Path, tmp_path: Path
+) -> None:
+    hosts = ChestXray14DataModule(films, content="normal", fractions=FRACTIONS)
+    place_films(hosts, store, tmp_path, per_film=2, copies=3, diameter_mm=DIAMETER_MM)
+    table = pd.read_csv(tmp_path / "requests.csv", dtype={"patient_id": str})
+    assert table["name"].is_unique
+    assert set(table.groupby("study")["copy"].agg(tuple)) == {(0, 0, 1, 1, 2, 2)}
+    assert len(table.drop_duplicates(["study", "x_mm", "y_mm"])) == len(table)
+    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data.setup("predict")
+    dataset = data.datasets["predict"]
+    assert isinstance(dataset, InsertionDataset)
+    keys = pd.Series([region.row["key"] for region in dataset.regions])
+    assert keys.nunique() == 3 * table["study"].nunique()  # a film is written for each
 
 
 def test_places_lie_in_given_lungs(store: Path, films: Path, tmp_path: Path) -> None:
@@ -70,6 +88,7 @@ def test_faults_are_named(
     words += ["--shapes", str(store), "--out", str(tmp_path)]
     for more, message in (
         (["--per_film", "0"], "give at least 1 nodule"),
+        (["--copies", "0"], "copies 0"),
         (["--diameter_mm", "[90, 95]"], "widen the range"),
         (["--select", "subtlety > 9"], "has no rows after select"),
     ):
