@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,13 @@ BASE = {
     "downstream/ct_synthetic.yaml": ["ct/diffusion.yaml"],
     "downstream/ct_malignancy.yaml": ["downstream/ct_classification.yaml"],
 }
-BASE |= {
-    f"downstream/augmentation/{path.name}": ["downstream/ct_classification.yaml"]
-    for path in (CONFIGS / "downstream/augmentation").iterdir()
-}
+ARMS = sorted(path.name for path in (CONFIGS / "downstream/augmentation").iterdir())
+BASE |= {f"downstream/augmentation/{arm}": ["downstream/ct_classification.yaml"] for arm in ARMS}
+FILM_ARMS = [arm for arm in ARMS if arm.startswith("cxr_")]
+BASE |= {f"downstream/augmentation/{arm}": ["downstream/cxr_detection.yaml"] for arm in FILM_ARMS}
+for arm in ("half", "2", "4", "only"):
+    ratio = f"downstream/augmentation/cxr_synthetic_{arm}.yaml"
+    BASE[ratio] = [*BASE[ratio], "downstream/augmentation/cxr_synthetic.yaml"]
 BASE |= {
     f"ablations/ct/{path.name}": ["ct/diffusion.yaml"]
     for path in (CONFIGS / "ablations/ct").iterdir()
@@ -450,6 +454,90 @@ def test_radiograph_configs_follow_on_each_other(
         asked = table.groupby("combination")["asked"].mean()
         assert dict(asked) == {"base": 0, "both": 1}
         assert table["probability"].between(0, 1).all()
+
+
+def test_synthetic_films_join_the_training_of_a_detector(
+    tmp_path: Path,
+    store: Path,
+    films: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Inserted into films of training patients, used in the arms, refused in another split."""
+    split = {"fractions": [0.5, 0.2, 0.3], "seed": 4}
+    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
+    normal = {"root": str(films), "content": "normal", "points_per_film": 1, **split}
+    nodules = {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1, **split}
+    codec = tmp_path / "runs/autoencoder"
+    trained = shrink(codec, normal | {"roi_size": 32})
+    main(["fit", *arguments("cxr/autoencoder.yaml"), *trained])
+    begin = {"init_from": None, "autoencoder": str(codec / "checkpoints/last.ckpt")}
+    base = shrink(tmp_path / "runs/base", nodules | {"roi_size": 32}, **begin)
+    main(["fit", *arguments("cxr/diffusion.yaml"), *base])
+
+    words = ["place-films", "--hosts", "ChestXray14DataModule", "--hosts.root", str(films)]
+    words += ["--hosts.seed", "4", "--hosts.fractions", "[0.5, 0.2, 0.3]", "--split", "train"]
+    words += ["--diameter_mm", "[4, 10]", "--copies", "3", "--shapes", str(store)]
+    noduleforge([*words, "--out", str(tmp_path / "requests")])
+    requests = {"requests": str(tmp_path / "requests/requests.csv"), "roi_size": 32}
+    small = {
+        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), "unet": SMALL_UNET}},
+        "data": {"init_args": requests},
+        "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
+        "ckpt_path": str(tmp_path / "runs/base/checkpoints/last.ckpt"),
+    }
+    (tmp_path / "insert.yaml").write_text(yaml.safe_dump(small))
+    main(["predict", *arguments("cxr/insert.yaml"), "--config", str(tmp_path / "insert.yaml")])
+    inserted = pd.read_csv(tmp_path / "inserted/nodules.csv")
+    assert (inserted["status"] == "inserted").all()
+    assert inserted["image"].is_unique  # copies of a film are films of their own
+
+    def source(class_path: str, **settings: Any) -> dict[str, Any]:
+        return {"class_path": class_path, "init_args": settings}
+
+    data: dict[str, Any] = {"film_size": 64, "film_spacing_mm": 6.4, "batch_size": 4}
+    data |= {"versions": 1, "cache_dir": str(tmp_path / "cache")}
+    data["sources"] = {
+        "nodules": source("SuperimposedDataModule", **nodules, min_diameter_mm=0),
+        "normal": source("ChestXray14DataModule", **normal),
+    }
+    made = {"root": str(tmp_path / "inserted"), "content": "nodules"}
+    given = {"made": source("FolderDataModule", **made)}
+    with_nodule = {}
+    for arm in ("none", "copy_paste", "synthetic_half", "synthetic_only"):
+        name = f"downstream/augmentation/cxr_{arm}.yaml"
+        words = arguments("downstream/cxr_detection.yaml" if arm == "none" else name)
+        overlay = {"data": {"init_args": dict(data)}, "trainer": SHRUNKEN["trainer"]}
+        if arm.startswith("synthetic"):
+            overlay["data"]["init_args"]["synthetic"] = given
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(overlay))
+        words += ["--config", str(tmp_path / "small.yaml")]
+        if arm == "synthetic_only":
+            words += ["--data.init_args.per_real", "1"]
+        words += ["--trainer.default_root_dir", str(tmp_path / f"arms/{arm}-0")]
+        main(["fit", *words])
+        main(["test", *words])
+        counted = re.findall(r"train: \d+ images, (\d+) with", caplog.text)
+        with_nodule[arm] = int(counted[-1])
+    real = with_nodule["none"]
+    assert with_nodule == {
+        **{"none": real, "copy_paste": 2 * real},
+        **{"synthetic_half": real + round(real / 2), "synthetic_only": real},
+    }
+    tested = {arm: pd.read_csv(tmp_path / f"arms/{arm}-0/detection.csv") for arm in with_nodule}
+    assert all(table["name"].equals(tested["none"]["name"]) for table in tested.values())
+    runs = [str(path) for path in (tmp_path / "arms").iterdir()]
+    noduleforge(["compare", *runs, "--reference", "none", "--out", str(tmp_path / "comparison")])
+    assert "froc_1" in (tmp_path / "comparison/comparison.md").read_text()
+
+    # with another split the generator has seen patients that are held out
+    overlay["data"]["init_args"] |= {"sources": copy.deepcopy(data["sources"])}
+    for of_source in overlay["data"]["init_args"]["sources"].values():
+        of_source["init_args"]["seed"] = 0
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(overlay))
+    with pytest.raises(SystemExit):
+        main(["fit", *words, "--trainer.default_root_dir", str(tmp_path / "refused")])
+    assert "in train of made: give it one patient_id" in capfd.readouterr().err
 
 
 def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path) -> None:

@@ -294,9 +294,7 @@ def test_as_many_synthetic_films_as_are_wanted(tmp_path: Path) -> None:
         "ill": Listed(tmp_path, [nodule(f"n{k}") for k in range(4)]),
         "well": Listed(tmp_path, [normal("h")], content="normal"),
     }
-    made = {
-        f"made{k}": synthetic_film(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)
-    }
+    made = {f"made{k}": synthetic_film(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)}
 
     def names(**settings: Any) -> list[str]:
         dataset = module(real, synthetic=made, **settings).datasets["train"]
