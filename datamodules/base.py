@@ -74,6 +74,8 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         self.roi_size = tuple(roi_size)
         self.versions = versions
         self.seed = seed
+        # what was read last for augmentation: versions of a nodule follow on each other
+        self._wide: tuple[int, NoduleBatch] | None = None
 
     @abstractmethod
     def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
@@ -120,7 +122,9 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
             margin = [int(np.ceil(AUGMENTATION["margin"] * n)) for n in self.roi_size]
             size = [n + 2 * m for n, m in zip(self.roi_size, margin, strict=True)]
             generator = np.random.default_rng((self.seed, nodule, version))
-            item = _crop(augment(self.read(nodule, size), generator), margin)
+            if self._wide is None or self._wide[0] != nodule:
+                self._wide = nodule, self.read(nodule, size)
+            item = _crop(augment(self._wide[1], generator), margin)
             item["name"] = f"{item['name']}-v{version}"  # type: ignore[typeddict-item]  # one name
             if np.issubdtype(self.image_dtype, np.integer):
                 item["image"] = item["image"].round()

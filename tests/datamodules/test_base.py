@@ -76,6 +76,20 @@ def assert_same(first: Any, second: Any) -> None:
         assert first == second
 
 
+@pytest.mark.parametrize("shape", [(12, 12, 12), (16, 16)])
+def test_versions_do_not_depend_on_what_was_read_before(shape: tuple[int, ...]) -> None:
+    """Augmentation shares one read among a nodule's versions, in whatever order they are asked."""
+    straight = Balls([0, 1, 2], shape, versions=4)
+    reads = []
+    counted = straight.read
+    straight.read = lambda nodule, size: reads.append(nodule) or counted(nodule, size)  # type: ignore[method-assign,func-returns-value]
+    items = [straight[index] for index in range(12)]
+    assert reads == [0, 0, 1, 1, 2, 2]
+    for index in (5, 11, 4, 5, 6, 1, 3):
+        assert_same(Balls([0, 1, 2], shape, versions=4)[index], items[index])
+        assert_same(straight[index], items[index])
+
+
 def test_split_of_never_changes() -> None:
     """Values of version 0.1.0: another value would move patients between the splits of users."""
     names = [split_of(f"LIDC-IDRI-{i:04}", 0, FRACTIONS) for i in range(18, 30)]
