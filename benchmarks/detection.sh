@@ -46,7 +46,7 @@ for pair in "calcified irregular" "calcified inhomogeneous" "irregular inhomogen
     requests=$runs/requests/$folder
     [ -e $requests/requests.csv ] || noduleforge place-films --hosts ChestXray14DataModule \
         --hosts.root data/chestxray14 --hosts.seed 4 --split train --shapes data/lidc \
-        --select "link_cost < 3" --diameter_mm "[8, 25]" --copies 5 --seed $number --out $requests
+        --select "link_cost < 3" --diameter_mm "[8, 25]" --copies 3 --seed $number --out $requests
     number=$((number + 1))
     for set in orthogonal apart; do
         out=runs/cxr/inserted
@@ -59,7 +59,8 @@ for pair in "calcified irregular" "calcified inhomogeneous" "irregular inhomogen
 done
 
 down=(--config configs/downstream/cxr_detection.yaml)
-arms=(real weighted copy_paste synthetic unorthogonal synthetic_half synthetic_2 synthetic_4 synthetic_only)
+# cxr_synthetic_4 needs more copies of each film
+arms=(real weighted copy_paste synthetic unorthogonal synthetic_half synthetic_2 synthetic_only)
 for seed in "${seeds[@]}"; do
     for arm in "${arms[@]}"; do
         overlay=(--config configs/downstream/augmentation/cxr_$arm.yaml)
