@@ -55,7 +55,8 @@ def find_candidates(
     Args:
         pixels: probabilities `(y, x)`.
         threshold: what a maximum must exceed.
-        distance_px: in what distance nothing may exceed a maximum; equal ones that touch are one.
+        distance_px: in what distance nothing may exceed a maximum; of equal ones in this distance
+            the first is kept, and those that touch are one.
 
     Returns:
         Of each its probability, and y and x of its centre, in pixels.
@@ -67,7 +68,13 @@ def find_candidates(
     places = range(1, number + 1)
     scores = ndimage.maximum(pixels, labels, places)
     centers = ndimage.center_of_mass(labels > 0, labels, places)
-    return [(float(s), float(y), float(x)) for s, (y, x) in zip(scores, centers, strict=True)]
+    found = [(float(s), float(y), float(x)) for s, (y, x) in zip(scores, centers, strict=True)]
+    kept: list[tuple[float, float, float]] = []
+    for score, row, column in found:  # in half precision equal probabilities are frequent
+        near = [s for s, y, x in kept if np.hypot(y - row, x - column) <= distance_px]
+        if score not in near:
+            kept.append((score, row, column))
+    return kept
 
 
 def hit_nodule(center: Sequence[float], nodules: Sequence[Bools]) -> int | None:
@@ -161,7 +168,7 @@ def estimates(table: pd.DataFrame, youden: float) -> dict[str, Estimate]:
         Their `number` is that of the images or nodules that they are of.
     """
     label, score = table["label"].to_numpy(), table["probability"].to_numpy()
-    iou, subtlety = table["iou"].fillna(0).to_numpy(), table["subtlety"].round().to_numpy()
+    iou, subtlety = table["iou"].fillna(0).to_numpy(), np.floor(table["subtlety"] + 0.5).to_numpy()
     positive, nodule, said = label == 1, table["found"].map(len).to_numpy(), score >= youden
 
     def froc(weights: Floats, rate: float) -> Floats:
@@ -254,7 +261,7 @@ class DetectionMetrics(Callback):
       all, that of 0.05, 0.1 ... 0.95 with the highest mean on the validation split;
     - `froc_...`: sensitivity at 1/8 ... 8 false positives per image, and `cpm`, their mean;
     - `sensitivity` and `specificity` of images, and `sensitivity_subtlety_...` by subtlety (rounded
-      where it is a mean), at Youden's point of the validation split.
+      where it is a mean, halves up), at Youden's point of the validation split.
 
     Where the validation split lacks images with a nodule or without, both thresholds are the test
     split's, and figures at them too good; the table names the split. `froc.png` is the FROC curve,

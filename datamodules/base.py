@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,9 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
 
     table: pd.DataFrame
     image_dtype: type[np.number[Any]] = np.float32
+
+    upright: ClassVar[bool] = False
+    """Whether augmentation flips left and right alone, as where the whole body is seen."""
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         """Hex SHA-256 of everything that the items depend on."""
         settings = [self.roi_size, self.versions, str(self.image_dtype)]
         if self.versions > 1:
-            settings += [self.seed, AUGMENTATION]
+            settings += [self.seed, AUGMENTATION, *(["upright"] if self.upright else [])]
         return sha256(json.dumps(settings), *self.facts())
 
     def __len__(self) -> int:
@@ -124,7 +127,7 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
             generator = np.random.default_rng((self.seed, nodule, version))
             if self._wide is None or self._wide[0] != nodule:
                 self._wide = nodule, self.read(nodule, size)
-            item = _crop(augment(self._wide[1], generator), margin)
+            item = _crop(augment(self._wide[1], generator, self.upright), margin)
             item["name"] = f"{item['name']}-v{version}"  # type: ignore[typeddict-item]  # one name
             if np.issubdtype(self.image_dtype, np.integer):
                 item["image"] = item["image"].round()
@@ -132,7 +135,9 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         return item
 
 
-def augment(item: NoduleBatch, generator: np.random.Generator) -> NoduleBatch:
+def augment(
+    item: NoduleBatch, generator: np.random.Generator, upright: bool = False
+) -> NoduleBatch:
     """Flip, turn, scale and shift a nodule by chance, image and mask alike.
 
     The diameter follows the scale; geometry (`origin_mm`, `direction`) is that of the grid, which
@@ -141,6 +146,7 @@ def augment(item: NoduleBatch, generator: np.random.Generator) -> NoduleBatch:
     Args:
         item: one nodule, without batch axis.
         generator: where chance comes from.
+        upright: flip left and right alone.
 
     Returns:
         The same keys, with `image`, `mask` and `attributes["diameter_mm"]` changed.
@@ -152,6 +158,7 @@ def augment(item: NoduleBatch, generator: np.random.Generator) -> NoduleBatch:
     angles = generator.uniform(-1, 1, 3) * AUGMENTATION["rotation_deg"]
     shift = generator.uniform(-1, 1, n) * AUGMENTATION["translation_voxels"] * spacing
     flips = [axis for axis in range(n) if generator.random() < 0.5]
+    flips = [axis for axis in flips if axis == n - 1 or not upright]
     flat = n == 2  # torchio sees a radiograph as one slice and turns it in its plane
     affine = torchio.Affine(
         scales=(scale, scale, 1.0 if flat else scale),

@@ -177,10 +177,13 @@ class DetectionDataset(NoduleDataset):
     """Whole films, each resampled about its middle, with grey from 0 to 255.
 
     The film's 0.5th and 99.5th percentiles become 0 and 255; what lies beyond is not clipped.
+    Augmented films stay upright.
     The images' attributes are `nodule` (1 or 0), `subtlety` (that of the most obvious nodule) and
     `diameter_mm` (of the disc with the nodules' area). `subtypes` is what training balances: 1 for
     an image with a nodule and 0 for one without.
     """
+
+    upright = True
 
     def __init__(
         self,
@@ -216,6 +219,12 @@ class DetectionDataset(NoduleDataset):
         yield json.dumps([DARK, BRIGHT, self.film_spacing_mm, self.table.to_dict("list")])
         for dataset in dict.fromkeys(film.dataset for film in self.films):
             yield from dataset.facts()
+
+    def __getitem__(self, index: int) -> NoduleBatch:
+        """Return one item; where augmentation moved the nodule out of the image, there is none."""
+        item = super().__getitem__(index)
+        item["attributes"]["nodule"] = item["mask"].any().float()
+        return item
 
     def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
         """Read one film, with the masks of all its nodules in one.
