@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Subset
 
 from datamodules.base import (
     UNKNOWN_PATIENTS,
@@ -144,6 +145,12 @@ class AugmentedDataModule(NoduleDataModule):
         held_out = {split: self.real.datasets[split] for split in ("val", "test")}
         train = JoinedDataset(parts, self.versions, self.seed)
         return {"train": train, **held_out, "predict": held_out["test"]}
+
+    def real_batches(self) -> DataLoader[NoduleBatch]:
+        """Return each real training nodule once, also where it is left out of training."""
+        dataset = self.real.datasets["train"]
+        plain = range(0, len(dataset), dataset.versions)
+        return DataLoader(Subset(dataset, plain), batch_size=self.batch_size)
 
     def _chosen(self, real: NoduleDataset, source: NoduleDataModule) -> Part:
         """The synthetic nodules that are used."""

@@ -560,6 +560,10 @@ class NoduleDataModule(LightningDataModule, ABC):
             Subset(self._cached.get("train", dataset), plain), batch_size=self.batch_size
         )
 
+    def real_batches(self) -> DataLoader[NoduleBatch]:
+        """The same, of real nodules alone: how frequent anything is among patients."""
+        return self.statistics_batches()
+
     @property
     def draw_weights(self) -> Tensor:
         """How often each training nodule is drawn, `(nodules,)`, next to the others."""

@@ -72,7 +72,7 @@ class NoduleClassifier(DownstreamModule):
         )
         self.answer = nn.Linear(8 * width, len(self.characteristics))
         self.register_buffer("positive_weight", torch.ones(len(self.characteristics)))
-        self.register_buffer("training_odds", torch.ones(len(self.characteristics)))
+        self.register_buffer("prevalence_odds", torch.ones(len(self.characteristics)))
 
     def features(self, image: Tensor) -> Tensor:
         """What the last layer sees of images `(B, 1, *spatial)` in physical units, `(B, C)`."""
@@ -85,12 +85,15 @@ class NoduleClassifier(DownstreamModule):
         return logits
 
     def calibrate(self, probabilities: Tensor) -> Tensor:
-        """Probabilities for which both answers weigh alike to those at the training set's odds.
+        """Probabilities for which both answers weigh alike to those at their prevalence.
+
+        It is that of the real training nodules: synthetic ones say nothing of how frequent an
+        answer is among patients.
 
         Args:
             probabilities: `(B, characteristics)`.
         """
-        calibrated: Tensor = probabilities.logit(1e-7) + self.get_buffer("training_odds").log()
+        calibrated: Tensor = probabilities.logit(1e-7) + self.get_buffer("prevalence_odds").log()
         return calibrated.sigmoid()
 
     def labels(self, batch: NoduleBatch) -> Tensor:
@@ -119,7 +122,10 @@ class NoduleClassifier(DownstreamModule):
                 )
                 raise ValueError(message)
             rank_zero_info(f"{name}: {counts[0]} training images with it, {counts[1]} without")
-        self.get_buffer("training_odds").copy_(yes / no)
+        real = torch.cat([self.labels(batch) for batch in data.real_batches()])
+        # an answer that no real nodule has is rare, not impossible
+        frequent = [(real == answer).sum(0).clamp(min=0.5) for answer in (0, 1)]
+        self.get_buffer("prevalence_odds").copy_(frequent[1] / frequent[0])
         weights = data.draw_weights[:, None]
         drawn = [((known == answer) * weights).sum(0) for answer in (0, 1)]
         self.get_buffer("positive_weight").copy_(drawn[0] / drawn[1])

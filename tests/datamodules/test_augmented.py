@@ -148,3 +148,15 @@ def test_patients_of_all_parts_are_training_patients(store: Path) -> None:
     mixed.setup()
     assert mixed.training_patients == set().union(*[p.training_patients for p in parts.values()])
     assert all(len(key) == 16 for key in mixed.training_patients)
+
+
+@pytest.mark.parametrize("settings", [{"per_real": 2.0}, {"without_real": True}])
+def test_prevalence_is_that_of_real_nodules(
+    store: Path, synthetic: Path, settings: dict[str, Any]
+) -> None:
+    data = augmented(store, synthetic, **settings)
+    names = [name for batch in data.real_batches() for name in batch["name"]]
+    assert names == real_module(store).datasets["train"].table["nodule_id"].tolist()
+    assert len(data.datasets["train"]) != len(names) or "without_real" in settings
+    plain = augmented(store, None)
+    assert [name for batch in plain.real_batches() for name in batch["name"]] == names

@@ -97,6 +97,26 @@ def test_what_is_unknown_does_not_count(make_bright: Make, make_trainer: Make) -
     assert loss == 0
 
 
+def test_probabilities_are_calibrated_at_the_prevalence_of_real_nodules(
+    make_bright: Make, make_trainer: Make
+) -> None:
+    """Odds of an answer for which both weigh alike, times its odds among real nodules (Bayes)."""
+
+    class HalfBright(Bright):
+        def real_batches(self) -> Any:
+            batch = next(iter(super().statistics_batches()))
+            values = torch.full((len(batch["name"]),), torch.nan)
+            values[:4] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+            return [{**batch, "attributes": {"bright": values}}]
+
+    data, model = make_bright(2), make(2, "bright")
+    data.__class__ = HalfBright
+    make_trainer(1).fit(model, data)
+    even = torch.tensor([[0.2], [0.5], [0.9]])
+    odds = even / (1 - even) / 3
+    torch.testing.assert_close(model.calibrate(even), odds / (1 + odds))
+
+
 def test_what_is_wrong_is_said(
     make_bright: Make, make_data: Make, make_trainer: Make, tmp_path: Path
 ) -> None:
