@@ -125,12 +125,16 @@ def sensitivity_at(table: pd.DataFrame, weights: Floats, rate: float) -> Floats:
     """
     scores, of_score = _flat(table["false_positives"])
     falling = np.argsort(-scores)
-    number = np.cumsum(weights[..., of_score[falling]], -1)
-    # so many false positives have scores that are allowed; the next one's is the limit
-    allowed = (number <= rate * weights.sum(-1, keepdims=True) + 1e-9).sum(-1)
-    limit = np.append(scores[falling], -np.inf)[allowed]
+    limits, of_score = np.append(scores[falling], -np.inf), of_score[falling]
     found, of_nodule = _flat(table["found"])
-    return share(found > limit[..., None], np.ones(len(found), bool), weights[..., of_nodule])
+
+    def of_one(often: Floats) -> Floats:
+        # so many false positives have scores that are allowed; the next one's is the limit
+        allowed = (np.cumsum(often[of_score]) <= rate * often.sum() + 1e-9).sum()
+        return share(found > limits[allowed], np.ones(len(found), bool), often[of_nodule])
+
+    # one after the other: all at once, of a large test set, would not fit into memory
+    return np.apply_along_axis(of_one, -1, weights)
 
 
 def _flat(column: pd.Series) -> tuple[Floats, NDArray[np.intp]]:

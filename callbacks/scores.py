@@ -92,11 +92,12 @@ def _by_score(
     labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[Any] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weight of positives and of negatives at each different score, from the lowest on."""
-    _, place = np.unique(scores, return_inverse=True)
-    at = np.zeros((len(labels), place.max(initial=-1) + 1))
-    at[np.arange(len(labels)), place] = 1
+    order = np.argsort(scores, kind="stable")
+    first = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, float)
-    return (weights * (labels == 1)) @ at, (weights * (labels == 0)) @ at
+    sides = [(weights * (labels == answer))[..., order] for answer in (1, 0)]
+    positive, negative = (np.add.reduceat(side, first, axis=-1) for side in sides)
+    return positive, negative
 
 
 def _mean(values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[np.float64]:
