@@ -106,9 +106,10 @@ class StudyWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest."""
-        order = {str(name): n for n, name in enumerate(read_requests(self.data.requests)["name"])}
+        requests = read_requests(self.data.requests)
+        order = {str(name): n for n, name in enumerate(requests["name"])}
         self.rows.sort(key=lambda row: order.get(row["nodule_id"].removeprefix("synthetic-"), 0))
-        write_generator(self.root, trainer, pl_module)
+        write_generator(self.root, trainer, pl_module, requests["shape_patient_id"].dropna())
         path = self.root / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

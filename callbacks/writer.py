@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.generation import code_version
 from callbacks.ranks import gather_rows
 from datamodules.augmented import GENERATOR
+from datamodules.base import patient_key
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.files import written_whole
 from datamodules.lidc import RATINGS
@@ -23,15 +25,23 @@ COLUMNS = (
 )
 
 
-def write_generator(folder: Path, trainer: Trainer, module: Any) -> None:
+def write_generator(
+    folder: Path, trainer: Trainer, module: Any, shapes_of: Iterable[str] = ()
+) -> None:
     """Write which checkpoint synthesized, and the keys of all patients that it was trained on.
 
     `AugmentedDataModule` refuses nodules of a generator that has seen patients of the test split.
+
+    Args:
+        folder: where to write.
+        trainer: that synthesizes.
+        module: that it synthesizes with.
+        shapes_of: patients whose nodules' outlines were asked for: these show something of them.
     """
     facts = {
         "checkpoint": Path(str(trainer.ckpt_path or module.init_from)).name,
         "code": code_version(),
-        "training_patients": sorted(module.patients),
+        "training_patients": sorted({*module.patients, *map(patient_key, shapes_of)}),
     }
     with written_whole(folder / GENERATOR) as temporary:
         temporary.write_text(json.dumps(facts, indent=1))

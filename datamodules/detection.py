@@ -113,8 +113,12 @@ def read_source_ids(path: Path) -> dict[str, str]:
 
 
 def _stem(file: str | Path) -> str:
-    """A file's name in capitals, without ending; synthetic films are called after their source."""
-    return Path(file).stem.upper().removeprefix("SYNTHETIC-")
+    """A file's name in capitals, without ending.
+
+    Synthetic films are called after their source, with a key of six digits behind it.
+    """
+    stem = Path(file).stem.upper()
+    return re.sub(r"^SYNTHETIC-(.+?)(-[0-9A-F]{6})?$", r"\1", stem)
 
 
 def list_films(

@@ -60,7 +60,8 @@ def read_requests(path: Path) -> pd.DataFrame:
     """Read a table of requests.
 
     Returns:
-        One request a row, with a unique `name`, `study`, `copy` and `index` (the seed).
+        One request a row, with a unique `name`, `study`, `copy`, `shape_patient_id` and `index`
+        (the seed).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,8 +70,8 @@ def read_requests(path: Path) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path} does not exist: give a table of requests"
         raise FileNotFoundError(message)
-    texts = ("name", "study", "copy", "patient_id", "subtype", "mask", "spacing_mm")
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    texts = ("name", "study", "copy", "patient_id", "subtype", "mask", "shape_patient_id")
+    table = pd.read_csv(path, dtype=dict.fromkeys((*texts, "spacing_mm"), str))
     if "study" not in table or table.empty or table["study"].isna().any():
         message = f"{path} lacks the column study, or a cell of it: say which study each row is for"
         raise ValueError(message)
@@ -80,6 +81,8 @@ def read_requests(path: Path) -> pd.DataFrame:
         message = f"{path} has requests of the same name: make names unique"
         raise ValueError(message)
     table["copy"] = table["copy"].fillna("") if "copy" in table else ""
+    if "shape_patient_id" not in table:
+        table["shape_patient_id"] = None
     seeds = table["seed"] if "seed" in table else pd.Series(np.nan, table.index)
     table["index"] = np.where(seeds.isna(), np.arange(len(table)), seeds.fillna(0)).astype(int)
     return table
@@ -296,6 +299,8 @@ class InsertionDataModule(NoduleDataModule):
                 `y`, `x` (voxel), unless the mask is on the study's grid; `diameter_mm` of a ball,
                 or `mask`, a file with the shape; `subtype`; and where wanted `name`, `seed`,
                 `copy` (nodules of the same study with another one go into a copy of it),
+                `shape_patient_id` (whose nodule's outline the mask is: such a patient counts as one
+                that the generator has seen),
                 `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
                 between; else that of a real training nodule is drawn) and LIDC ratings.
             roi_size: voxels of the ROI along each edge, those of the model.

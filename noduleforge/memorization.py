@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from callbacks.features import FeatureExtractor
 from callbacks.scores import interval, patient_weights
+from datamodules.augmented import GENERATOR, check_generator
 from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, hold_nothing_out
 from datamodules.files import written_whole
 
@@ -87,7 +88,8 @@ def memorization(
     Writes `distances.csv`, `summary.csv`, `distances.png` and `closest_pairs.png`.
 
     Args:
-        real: the real data set, with the split that the generator was trained on.
+        real: the real data set, with the split that the generator was trained on, which is checked
+            where its `generator.json` lies with the synthetic nodules.
         synthetic: the synthetic nodules of all splits, with the ROI of `real`.
         out: folder to write.
         features: a feature network, see docs/metrics.md; without it voxels alone are compared.
@@ -119,6 +121,9 @@ def memorization(
             f"{ours[0]} of {ours[1]} mm: give both the same roi_size and roi_spacing_mm"
         )
         raise ValueError(message)
+    settings: Any = synthetic
+    if (generator := Path(settings.root) / GENERATOR).is_file():
+        check_generator(generator, {"test": real.datasets["test"]})
     training = read([real.datasets["train"]], "training", shift_voxels)
     queries = {
         "synthetic": read([synthetic.datasets[split] for split in SPLITS], "synthetic"),

@@ -154,6 +154,7 @@ def place(
                     "subtype": subtype,
                     "seed": int(rng.integers(2**31)),
                     "shape_of": chosen["nodule_id"],
+                    "shape_patient_id": chosen["patient_id"],
                 }
             )
     if not rows:

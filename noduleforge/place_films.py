@@ -135,6 +135,7 @@ def _requests(
                 "mask": file,
                 "seed": int(rng.integers(2**31)),
                 "shape_of": chosen["nodule_id"],
+                "shape_patient_id": chosen["patient_id"],
             }
         )
     return rows

@@ -1,5 +1,6 @@
 """Nodules into whole studies: voxels, files, identity, failures."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from datamodules import (
     LIDCDataModule,
     insertion,
 )
+from datamodules.base import patient_key
 from datamodules.dicom import read_study
 from datamodules.insertion import Edit, apply
 from datamodules.studies import Volume, read_volume, write_volume
@@ -104,6 +106,27 @@ def test_every_nodule_is_on_the_page_and_failed_ones_are_not(insert: Insert) -> 
     assert "<h1>2 synthetic nodules</h1>" in page
     assert page.count("<img ") == 2
     assert "subtype: solid<br>diameter_mm: 7." in page
+
+
+def test_a_copy_of_a_study_has_its_own_nodules(insert: Insert, scan: Volume) -> None:
+    """At the same place, which in one study would be refused."""
+    root = insert("scan.mha", [at(0, 10, 145, copy=k, patient_id="P") for k in (1, 2)])
+    table = pd.read_csv(root / "nodules.csv")
+    assert (table["status"] == "inserted").all()
+    assert table["image"].is_unique
+    first, second = (read_volume(root / image).array for image in table["image"])
+    assert not np.array_equal(first, scan.array)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_whose_outline_was_asked_for_counts_as_seen(insert: Insert) -> None:
+    requests = [at(0, 10, 145, shape_patient_id="007"), at(30, 10, 165)]
+    root = insert("scan.mha", requests)
+    seen = json.loads((root / "generator.json").read_text())["training_patients"]
+    assert patient_key("007") in seen
+    insert("scan.mha", requests[1:], "other")
+    other = json.loads((root.parent / "other/generator.json").read_text())["training_patients"]
+    assert {*seen} - {*other} == {patient_key("007")}
 
 
 def test_three_planes_show_the_middle_of_the_nodule() -> None:

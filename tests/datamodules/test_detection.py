@@ -204,6 +204,10 @@ def test_a_film_of_another_collection_is_known_by_its_source(tmp_path: Path) -> 
     told = r"patient 'JPCLN001' of JSRT is in test of jsrt and in train of node21: give it"
     with pytest.raises(ValueError, match=told):
         module({"jsrt": jsrt, "node21": node21}, source_ids=table)
+    # with a synthetic nodule in it, it is still that patient's
+    made = Listed(tmp_path, [nodule("synthetic-n0007-1a2b3c")])
+    with pytest.raises(ValueError, match="'JPCLN001' of JSRT is in test of jsrt and in train of"):
+        module({"jsrt": jsrt, "made": made}, source_ids=table)
     # a film of a collection that says no patient is compared itself
     other = Listed(tmp_path, [nodule("n0008", split="val")])
     names = {"image": ["n0007.mha", "n0008.mha"], "source_id": ["CXR9_IM-1.png"] * 2}

@@ -1,5 +1,6 @@
 """Nearest training nodules, against brute force, and what is said of copies."""
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import product
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from datamodules import LIDCDataModule
-from datamodules.base import split_of
+from datamodules.base import patient_key, split_of
 from datamodules.radiographs import RadiographDataset
 from datamodules.studies import Volume, read_volume, write_volume
 from noduleforge.cli import main
@@ -178,6 +179,24 @@ def test_copies_are_told_from_other_nodules(store: Path, data: Path, tmp_path: P
     assert set(summary.index.get_level_values(0)) == {"voxels", "features"}
     for name in ("distances", "closest_pairs"):
         assert (out / f"{name}.png").stat().st_size > 5_000
+
+
+def test_held_out_nodules_that_the_generator_has_seen_are_refused(
+    store: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would not say how near new nodules are."""
+    held_out = LIDCDataModule(store, roi_size=14, fractions=FRACTIONS)
+    held_out.setup()
+    known = {split: sorted(held_out.datasets[split].patients) for split in ("train", "test")}
+    seen = {"training_patients": [patient_key(known["train"][0])]}
+    (data / "generator.json").write_text(json.dumps(seen))
+    main(command(store, data, tmp_path / "apart"))
+    seen["training_patients"].append(patient_key(known["test"][0]))
+    (data / "generator.json").write_text(json.dumps(seen))
+    with pytest.raises(SystemExit):
+        main(command(store, data, tmp_path / "out"))
+    assert "trained on 1 patient(s) of the test split" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_faults_are_named(
