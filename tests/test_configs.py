@@ -51,6 +51,8 @@ BASE = {
     "quickstart/cxr_autoencoder.yaml": ["cxr/autoencoder.yaml"],
     "downstream/ct_synthetic.yaml": ["ct/diffusion.yaml"],
     "downstream/ct_malignancy.yaml": ["downstream/ct_classification.yaml"],
+    "downstream/cxr_detection_jsrt.yaml": ["downstream/cxr_detection.yaml"],
+    "downstream/cxr_detection_chestxray14.yaml": ["downstream/cxr_detection.yaml"],
 }
 ARMS = sorted(path.name for path in (CONFIGS / "downstream/augmentation").iterdir())
 BASE |= {f"downstream/augmentation/{arm}": ["downstream/ct_classification.yaml"] for arm in ARMS}
@@ -538,6 +540,60 @@ def test_synthetic_films_join_the_training_of_a_detector(
     with pytest.raises(SystemExit):
         main(["fit", *words, "--trainer.default_root_dir", str(tmp_path / "refused")])
     assert "in train of made: give it one patient_id" in capfd.readouterr().err
+
+
+def write_jsrt(root: Path) -> None:
+    """Two films with a nodule and two without, as JSRT is shipped; for testing alone."""
+    lines = [f"JPCLN00{k}.IMG\t{k}\t20\t53\tMale\t{700 + k}\t900\tbenign\tx\ty" for k in (1, 2)]
+    root.mkdir()
+    (root / "CLNDAT_EN.txt").write_bytes("\r\n".join(lines).encode("latin-1"))
+    for name in ("JPCLN001", "JPCLN002", "JPCNN001", "JPCNN002"):
+        density = np.random.default_rng(0).integers(1500, 3000, (2048, 2048)).astype(">u2")
+        density.tofile(root / f"{name}.IMG")
+
+
+@pytest.mark.parametrize("collection", ["jsrt", "chestxray14"])
+def test_a_detector_is_tested_on_a_collection_of_films(
+    collection: str, tmp_path: Path, store: Path, films: Path
+) -> None:
+    """Overlays say where nodules and films come from; nodules of JSRT never join training."""
+    boxed = [f"{number:08}_000.png" for number in range(10)]
+    entries = films / "Data_Entry_2017_v2020.csv"
+    text = entries.read_text()
+    for name in boxed:
+        text = text.replace(f"{name},No Finding", f"{name},Nodule")
+    entries.write_text(text)
+    boxes = "".join(f"{name},Nodule,300,400,80,70,,,\n" for name in boxed)
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+    (films / "BBox_List_2017.csv").write_text(header + boxes.replace(",,,\n", "\n"))
+    write_jsrt(tmp_path / "jsrt")
+    config = arguments(f"downstream/cxr_detection_{collection}.yaml")
+    overlay = yaml.safe_load((CONFIGS / f"downstream/cxr_detection_{collection}.yaml").read_text())
+    sources = overlay["data"]["init_args"]["sources"]
+    for source in sources.values():
+        settings = source["init_args"]
+        settings["root"] = str(tmp_path / "jsrt" if "JSRT" in source["class_path"] else films)
+        settings.setdefault("fractions", [0.5, 0.2, 0.3])
+        if "Superimposed" in source["class_path"]:
+            hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
+            settings |= {"root": str(store), "select": None, "min_diameter_mm": 0, "hosts": hosts}
+    data = {"sources": sources, "film_size": 64, "film_spacing_mm": 6.4, "batch_size": 2}
+    data |= {"versions": 1, "cache_dir": None}
+    trainer = SHRUNKEN["trainer"] | {"default_root_dir": str(tmp_path / "run")}
+    (tmp_path / "small.yaml").write_text(
+        yaml.safe_dump({"data": {"init_args": data}, "trainer": trainer})
+    )
+    words = [*config, "--config", str(tmp_path / "small.yaml")]
+    main(["fit", *words])
+    main(["test", *words])
+    tested = pd.read_csv(tmp_path / "run/detection.csv")
+    assert set(tested["label"]) == {0, 1}
+    if collection == "jsrt":
+        assert sorted(tested["name"].str.extract(r"(JPC\w+)")[0]) == [
+            *("JPCLN001", "JPCLN002", "JPCNN001", "JPCNN002")
+        ]
+        subtlety = tested.set_index("name")["subtlety"]
+        assert sorted(subtlety.dropna()) == [1, 2]
 
 
 def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path) -> None:
