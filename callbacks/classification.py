@@ -88,8 +88,8 @@ class ClassificationMetrics(Callback):
     """Measure a `NoduleClassifier` on the test split.
 
     Writes `classification.csv`, one nodule and characteristic a row, with its `label`, the
-    `probability` where both answers weigh alike, and that at the training set's prevalence,
-    `calibrated`; `accuracy.csv`: areas under the ROC and the precision-recall curve, sensitivity
+    `probability` where both answers weigh alike, and that at the prevalence among real training
+    nodules, `calibrated`; `accuracy.csv`: areas under the ROC and the precision-recall curve, sensitivity
     and specificity at a probability of one half, Brier score and calibration error, with 95 %
     intervals over patients; and `calibration.png`.
     """
@@ -128,10 +128,22 @@ class ClassificationMetrics(Callback):
                     )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both tables, of all ranks."""
-        table = pd.DataFrame(gather_cases(self.rows, "characteristic", "name"))
+        """Write both tables, of all ranks.
+
+        Raises:
+            ValueError: If of no test nodule the answer is known.
+        """
+        rows = gather_cases(self.rows, "characteristic", "name")
+        if not rows:
+            module: Any = pl_module
+            message = (
+                f"It is known of no test nodule whether it is {' or '.join(module.characteristics)}"
+                ": give nodules with these ratings, or another split."
+            )
+            raise ValueError(message)
         if not trainer.is_global_zero:
             return
+        table = pd.DataFrame(rows)
         accuracy = class_figures(table)
         root = Path(trainer.default_root_dir)
         for file, content in ((TABLE, table), ("accuracy.csv", accuracy)):

@@ -124,7 +124,7 @@ FIGURES: Mapping[str, Figure] = {
 """Figures of probabilities for which both answers weigh alike."""
 
 CALIBRATION: Mapping[str, Figure] = {"brier": brier, "calibration_error": calibration_error}
-"""Figures of probabilities at the training set's prevalence."""
+"""Figures of probabilities at the prevalence among real training nodules."""
 
 
 def patient_weights(

@@ -1,10 +1,13 @@
 """Figures of a classifier by class."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from callbacks.classification import class_figures, reliability
+from callbacks.classification import ClassificationMetrics, class_figures, reliability
 from callbacks.scores import auroc, average_precision
 
 
@@ -51,3 +54,11 @@ def test_one_class_has_no_mean_over_classes(judged: pd.DataFrame) -> None:
     table = class_figures(judged[judged["characteristic"] == "solid"])
     assert set(table["characteristic"]) == {"solid"}
     assert len(reliability(judged).axes) == 3
+
+
+def test_nodules_without_a_rating_cannot_be_judged() -> None:
+    callback, trainer = ClassificationMetrics(), SimpleNamespace(is_global_zero=True)
+    module: Any = SimpleNamespace(characteristics=["malignant"])
+    callback.on_test_start(trainer, module)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="known of no test nodule whether it is malignant: give"):
+        callback.on_test_end(trainer, module)  # type: ignore[arg-type]
