@@ -89,9 +89,9 @@ class ClassificationMetrics(Callback):
 
     Writes `classification.csv`, one nodule and characteristic a row, with its `label`, the
     `probability` where both answers weigh alike, and that at the prevalence among real training
-    nodules, `calibrated`; `accuracy.csv`: areas under the ROC and the precision-recall curve, sensitivity
-    and specificity at a probability of one half, Brier score and calibration error, with 95 %
-    intervals over patients; and `calibration.png`.
+    nodules, `calibrated`; `accuracy.csv`: areas under the ROC and the precision-recall curve,
+    sensitivity and specificity at a probability of one half, Brier score and calibration error,
+    with 95 % intervals over patients; and `calibration.png`.
     """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
