@@ -206,10 +206,11 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
     real = {"root": str(store), "select": None, "roi_size": 16, "fractions": fractions}
     nodules = {"class_path": "LIDCDataModule", "init_args": real}
     ct = {"real": nodules, "batch_size": 2, "cache_dir": None}
-    chest = {"root": str(films), "content": "normal", "points_per_film": 1, "fractions": fractions}
+    split = {"fractions": fractions, "seed": 0}
+    chest = {"root": str(films), "content": "normal", "points_per_film": 1, **split}
     hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
     put = {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1}
-    put |= {"fractions": fractions, "min_diameter_mm": 0, "subtlety": "drawn"}
+    put |= {**split, "min_diameter_mm": 0, "subtlety": "drawn"}
     sources = {
         "nodules": {"class_path": "SuperimposedDataModule", "init_args": put},
         "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
