@@ -82,10 +82,18 @@ class NoduleForgeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def is_told(error: BaseException) -> bool:
-    """Whether an error was raised by this project, whose messages are sentences for users."""
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return any(Path(raised_in).is_relative_to(package) for package in PACKAGES)
+def told(error: BaseException) -> BaseException | None:
+    """What of an error and its causes this project raised, whose messages are sentences for users.
+
+    What a class refuses when a config makes it comes wrapped in jsonargparse's error.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        raised_in = Path(traceback.extract_tb(cause.__traceback__)[-1].filename)
+        if any(raised_in.is_relative_to(package) for package in PACKAGES):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def main(args: ArgsType = None) -> None:
@@ -105,9 +113,9 @@ def main(args: ArgsType = None) -> None:
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped
     except (ValueError, OSError, RuntimeError) as error:
-        if not is_told(error):
+        if (sentence := told(error)) is None:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {' '.join(str(sentence).split())}\n")
         raise SystemExit(2) from error
 
 

@@ -139,6 +139,23 @@ def test_what_a_user_can_mend_is_one_line_without_a_traceback(
     assert "nodules.csv" in last
 
 
+def test_what_a_class_refuses_is_one_line_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """jsonargparse wraps such errors in its own, which lists types and all values."""
+    for mistake, sentence in (
+        (["--model.init_args.encoder", "resnet_99"], "timm has no network 'resnet_99'"),
+        (["--data.init_args.per_real", "-1"], "per_real is -1.0"),
+    ):
+        words = [*arguments("downstream/cxr_detection.yaml"), *mistake]
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *words, "--trainer.default_root_dir", str(tmp_path)])
+        assert ended.value.code == 2
+        told = capfd.readouterr().err.strip().splitlines()
+        assert told[-1].startswith(f"error: {sentence}")
+        assert not any("Traceback" in line for line in told)
+
+
 def test_nodes_and_tasks_that_do_not_match_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
