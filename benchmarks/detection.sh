@@ -69,7 +69,7 @@ for seed in "${seeds[@]}"; do
             synthetic_*) overlay=(--config configs/downstream/augmentation/cxr_synthetic.yaml "${overlay[@]}") ;;
         esac
         for command in fit test; do
-            lightning $command "${down[@]}" "${overlay[@]}" --seed_everything "$seed" \
+            lightning $command "${down[@]}" "${overlay[@]}" --seed_everything "$seed" --trainer.max_steps 500 \
                 --data.init_args.seed "$seed" --trainer.default_root_dir "runs/downstream/cxr/$arm-$seed"
         done
     done
