@@ -89,8 +89,8 @@ def told(error: BaseException) -> BaseException | None:
     """
     cause: BaseException | None = error
     while cause is not None:
-        raised_in = Path(traceback.extract_tb(cause.__traceback__)[-1].filename)
-        if any(raised_in.is_relative_to(package) for package in PACKAGES):
+        frames = traceback.extract_tb(cause.__traceback__)[-1:]  # none if it was never raised
+        if any(Path(f.filename).is_relative_to(p) for f in frames for p in PACKAGES):
             return cause
         cause = cause.__cause__
     return None

@@ -580,9 +580,9 @@ def test_a_detector_is_tested_on_a_collection_of_films(
     for name in boxed:
         text = text.replace(f"{name},No Finding", f"{name},Nodule")
     entries.write_text(text)
-    boxes = "".join(f"{name},Nodule,300,400,80,70,,,\n" for name in boxed)
-    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-    (films / "BBox_List_2017.csv").write_text(header + boxes.replace(",,,\n", "\n"))
+    lines = [f"{name},Nodule,300,400,80,70" for name in boxed]
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    (films / "BBox_List_2017.csv").write_text("\n".join([header, *lines]) + "\n")
     write_jsrt(tmp_path / "jsrt")
     config = arguments(f"downstream/cxr_detection_{collection}.yaml")
     overlay = yaml.safe_load((CONFIGS / f"downstream/cxr_detection_{collection}.yaml").read_text())

@@ -255,6 +255,14 @@ def test_a_perfect_detector_has_perfect_figures(validation: list[int], tmp_path:
         assert (tmp_path / picture).stat().st_size > 5_000
 
 
+def test_equal_maxima_within_the_distance_are_one_candidate() -> None:
+    """Half precision makes probabilities equal that lie apart."""
+    pixels = np.zeros((32, 32))
+    pixels[8, 8] = pixels[8, 11] = pixels[24, 8] = 0.5
+    assert find_candidates(pixels, 0.01, 4.0) == [(0.5, 8.0, 8.0), (0.5, 24.0, 8.0)]
+    assert len(find_candidates(pixels, 0.01, 2.0)) == 3
+
+
 def test_both_kinds_of_images_are_needed() -> None:
     datasets = {"test": SimpleNamespace(subtypes=[1, 1])}
     trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(datasets=datasets))

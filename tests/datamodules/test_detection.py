@@ -321,3 +321,20 @@ def test_as_many_synthetic_films_as_are_wanted(tmp_path: Path) -> None:
         names(per_real=-1)
     with pytest.raises(ValueError, match="synthetic films where there are no real ones"):
         module(real, without_real=True)
+
+
+def test_augmented_films_stay_upright(tmp_path: Path) -> None:
+    """A nodule in the film's upper left goes to the right, never to the lower half."""
+    rows = [nodule(f"n{k}", 12, 10) for k in range(12)]
+    data = module({"n": Listed(tmp_path, rows)}, versions=4).datasets["train"]
+    middles = [item["mask"][0].nonzero().double().mean(0).tolist() for item in data]
+    assert max(y for y, _ in middles) < 32
+    assert min(x for _, x in middles) < 32 < max(x for _, x in middles)
+
+
+def test_a_nodule_that_leaves_the_image_is_no_label(tmp_path: Path) -> None:
+    rows = [nodule(f"n{k}", 29.5, 4.5, half_y=1.0, half_x=1.0) for k in range(12)]
+    source = {"n": Listed(tmp_path, rows)}
+    data = module(source, film_size=32, versions=12).datasets["train"]
+    labels = [(float(item["attributes"]["nodule"]), bool(item["mask"].any())) for item in data]
+    assert {(1.0, True), (0.0, False)} == set(labels)
