@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 SAMPLE := data/sample
 CT := --config configs/ct/autoencoder.yaml --config configs/quickstart/autoencoder.yaml
 DIFFUSION := --config configs/ct/diffusion.yaml --config configs/quickstart/diffusion.yaml
-FILMS := data/films
+RADIOGRAPHS := data/radiographs
 CXR := --config configs/cxr/diffusion.yaml --config configs/quickstart/cxr_diffusion.yaml
 ADAPTER := $(CXR) --config configs/cxr/adapter.yaml
 COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/quickstart/cxr_composition.yaml
@@ -39,7 +39,7 @@ quickstart: $(INSTALLED) ## train on the embedded sample and synthesize nodules,
 
 quickstart-cxr: $(INSTALLED) ## train adapters on radiographs of the embedded sample and compose them
 	$(BIN)/noduleforge prepare sample --out $(SAMPLE)
-	$(BIN)/noduleforge prepare projections --out $(FILMS)
+	$(BIN)/noduleforge prepare projections --out $(RADIOGRAPHS)
 	$(BIN)/lightning fit --config configs/cxr/autoencoder.yaml --config configs/quickstart/cxr_autoencoder.yaml
 	$(BIN)/lightning fit $(CXR)
 	$(BIN)/lightning fit $(ADAPTER) --config configs/quickstart/cxr_subtlety.yaml
@@ -75,4 +75,4 @@ bench: $(INSTALLED) ## measure what a training step and synthesis cost over the 
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## remove the environment, the sample, the runs and the cache
-	rm -rf $(VENV) $(SAMPLE) $(FILMS) runs .cache
+	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache

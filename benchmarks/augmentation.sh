@@ -10,11 +10,11 @@ synthesize=(lightning predict --config configs/ct/diffusion.yaml)
 own=(--config $down/ct_synthetic.yaml)
 "${synthesize[@]}" "${own[@]}" --ckpt_path runs/ct/regularized-0/checkpoints/last.ckpt
 "${synthesize[@]}" "${own[@]}" --ckpt_path runs/ct/regularized-0/checkpoints/last.ckpt \
-    --data.init_args.versions 1 --data.init_args.predict_every_subtype true \
+    --data.init_args.augmented_copies 1 --data.init_args.predict_every_subtype true \
     --trainer.default_root_dir runs/downstream/ct_every_subtype
 "${synthesize[@]}" --config configs/ablations/ct/conditioning_only.yaml "${own[@]}" \
     --ckpt_path runs/ct/conditioning_only-0/checkpoints/last.ckpt \
-    --data.init_args.versions 2 --trainer.default_root_dir runs/downstream/ct_unregularized
+    --data.init_args.augmented_copies 2 --trainer.default_root_dir runs/downstream/ct_unregularized
 lightning predict --config $down/ct_copy_paste.yaml
 
 few=(real weighted synthetic_1 weighted_synthetic copy_paste)

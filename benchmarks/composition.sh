@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Adapters on real nodules and films: fidelity of every combination and way of merging, FID against labels.
+# Adapters on real nodules and radiographs: fidelity of every combination and way of merging, FID against labels.
 # Before it, data/lidc and data/chestxray14 must be there (or links to them).
 # Usage: benchmarks/composition.sh [SEED ...]     (default seeds: 0 1 2)
 set -euo pipefail
@@ -70,7 +70,7 @@ for seed in "${seeds[@]}"; do
         --model.init_args.adapters "$separate" \
         --trainer.default_root_dir "runs/cxr/fidelity-mergings-$seed"
 
-    fid=(--config benchmarks/fid.yaml --data.init_args.films_per_nodule 8
+    fid=(--config benchmarks/fid.yaml --data.init_args.radiographs_per_nodule 8
         --data.init_args.batch_size 32 --model.init_args.sampling.seed $((1000 * seed)))
     for name in "${names[@]}"; do
         of=("${fid[@]}" --model.init_args.strengths "{$name: 1.0}" --data.init_args.only "{$name: 1}")

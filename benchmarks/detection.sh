@@ -44,8 +44,8 @@ for pair in "calcified irregular" "calcified inhomogeneous" "irregular inhomogen
     [ ${#shown[@]} -lt 3 ] || folder=all_three
     strengths=$(printf "%s: 1.0, " "${shown[@]}")
     requests=$runs/requests/$folder
-    [ -e $requests/requests.csv ] || noduleforge place-films --hosts ChestXray14DataModule \
-        --hosts.root data/chestxray14 --hosts.seed 4 --split train --shapes data/lidc \
+    [ -e $requests/requests.csv ] || noduleforge place-radiographs --background_radiographs ChestXray14DataModule \
+        --background_radiographs.root data/chestxray14 --background_radiographs.seed 4 --split train --shapes data/lidc \
         --select "link_cost < 3" --diameter_mm "[8, 25]" --copies 3 --seed $number --out $requests
     number=$((number + 1))
     for set in orthogonal apart; do
@@ -59,7 +59,7 @@ for pair in "calcified irregular" "calcified inhomogeneous" "irregular inhomogen
 done
 
 down=(--config configs/downstream/cxr_detection.yaml)
-# cxr_synthetic_4 needs more copies of each film
+# cxr_synthetic_4 needs more copies of each radiograph
 arms=(real weighted copy_paste synthetic unorthogonal synthetic_half synthetic_2 synthetic_only)
 for seed in "${seeds[@]}"; do
     for arm in "${arms[@]}"; do

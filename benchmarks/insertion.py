@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.insertion import Edit, apply, cut
-from datamodules.studies import Volume
+from datamodules.io.volumes import Volume
 
 SHAPES = {"128 x 128 x 128": (128,) * 3, "512 x 512 x 400": (400, 512, 512)}
 SPACING_MM = (1.0, 0.7, 0.7)

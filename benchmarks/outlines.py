@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from datamodules.studies import read_volume
+from datamodules.io.volumes import read_volume
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
 from noduleforge.prepare.outlines import RATINGS, Outline
 from noduleforge.prepare.wheels import all_outlines

@@ -29,9 +29,9 @@ from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import UNetConfig
+from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import Streams
-from lightning_modules.core.region import fill, synthesized, touched
+from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
@@ -85,8 +85,10 @@ def training_step(model: NoduleDiffusion, batch: NoduleBatch) -> Callable[[], No
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            streams = Streams([("bench", sample) for sample in range(len(batch["index"]))])
-            denoising = model.denoise(model.denoiser, batch, streams, dropout=True)
+            generators = SampleGenerators(
+                [("bench", sample) for sample in range(len(batch["index"]))]
+            )
+            denoising = model.denoise(model.denoiser, batch, generators, dropout=True)
             losses = model.losses(model.denoiser, batch, denoising)
             loss = sum(losses.values(), torch.tensor(0.0))
         loss.backward()
@@ -135,9 +137,9 @@ def bare_synthesis(model: NoduleDiffusion, batch: NoduleBatch) -> Callable[[], N
     """One encoding, the network evaluations, one decoding."""
     network, size = model.ema.module, len(batch["index"])
     mask = batch["mask"]
-    region = synthesized(mask, model.head.margin_voxels)
-    image = fill(model.head.window.normalize(batch["image"]), region)
-    surroundings = Surroundings(batch["context"], touched(region, model.codec.compression))
+    region = inpaint_mask(mask, model.head.margin_voxels)
+    image = mean_fill(model.head.window.normalize(batch["image"]), region)
+    surroundings = Surroundings(batch["context"], to_latent_mask(region, model.codec.compression))
     timestep = torch.full((size,), 500)
 
     @torch.no_grad()

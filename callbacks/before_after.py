@@ -28,7 +28,7 @@ def before_and_after(
     """Planes through the middle of a nodule without and with it, and with its outline.
 
     Args:
-        before: part of the study around the nodule, `(z, y, x)` in HU, or `(y, x)` of a film.
+        before: part of the study around the nodule, `(z, y, x)` in HU, or `(y, x)` of a radiograph.
         after: the same with the nodule.
         mask: the nodule on the same grid, not empty.
         spacing_mm: distance between voxels along each axis.

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from callbacks.ranks import gather_cases, gather_rows
+from callbacks.distributed import gather_cases, gather_rows
 from callbacks.scores import (
     BINS,
     CALIBRATION,
@@ -24,7 +24,7 @@ from callbacks.scores import (
     patient_weights,
 )
 from datamodules.batch import NoduleBatch
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 from lightning_modules.classifier import load_classifier
 from lightning_modules.core.merging import Merging
 

@@ -1,4 +1,4 @@
-"""How well a detector finds nodules on films of held-out patients."""
+"""How well a detector finds nodules on radiographs of held-out patients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from callbacks.ranks import gather_cases
+from callbacks.distributed import gather_cases
 from callbacks.scores import Estimate, auroc, estimate, interval, patient_weights, share
 from datamodules.batch import NoduleBatch
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 TABLE = "detection.csv"
 """What is said of every image."""
@@ -32,7 +32,7 @@ NEIGHBOURS = np.ones((3, 3), bool)
 """Pixels that touch at a corner belong together."""
 
 DRAWN = 4
-"""How many films with a nodule, and how many without, are drawn."""
+"""How many radiographs with a nodule, and how many without, are drawn."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -258,7 +258,7 @@ class DetectionMetrics(Callback):
 
     Writes `detection.csv`, one image a row, `candidates.csv`, one candidate a row (`nodule` is the
     number of the one that it hits), and `detection_figures.csv`, with 95 % bootstrap intervals over
-    the films' patients:
+    the radiographs' patients:
 
     - `auc`: area under the ROC curve of the image's probability;
     - `best_iou`: mean over images with a nodule of intersection over union at one threshold for
@@ -269,7 +269,7 @@ class DetectionMetrics(Callback):
 
     Where the validation split lacks images with a nodule or without, both thresholds are the test
     split's, and figures at them too good; the table names the split. `froc.png` is the FROC curve,
-    `detections.png` shows some films.
+    `detections.png` shows some radiographs.
 
     Args:
         candidate_threshold: probability that a candidate exceeds.
@@ -451,29 +451,33 @@ def draw_froc(table: pd.DataFrame, figures: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_detections(films: Sequence[Mapping[str, Any]], threshold: float) -> Figure:
-    """Films with the outlines of nodules, and of the pixels above a threshold.
+def draw_detections(radiographs: Sequence[Mapping[str, Any]], threshold: float) -> Figure:
+    """Radiographs with the outlines of nodules, and of the pixels above a threshold.
 
     Args:
-        films: `image`, `mask` and `pixels` `(y, x)`, `label` and `probability`.
+        radiographs: `image`, `mask` and `pixels` `(y, x)`, `label` and `probability`.
         threshold: of the probability of pixels.
     """
-    lines = [[film for film in films if film["label"] == label] for label in (1, 0)]
+    lines = [
+        [radiograph for radiograph in radiographs if radiograph["label"] == label]
+        for label in (1, 0)
+    ]
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(2.4 * DRAWN, 5.2), layout="constrained")
         figure.suptitle("orange: nodule, blue: found")
         for line, axes_of_line in zip(lines, figure.subplots(2, DRAWN), strict=True):
             for axes in axes_of_line:
                 axes.axis("off")
-            for axes, film in zip(axes_of_line, line, strict=False):
-                axes.imshow(film["image"], cmap="gray")
+            for axes, radiograph in zip(axes_of_line, line, strict=False):
+                axes.imshow(radiograph["image"], cmap="gray")
                 for inside, color in (
-                    (film["mask"] > 0, "tab:orange"),
-                    (film["pixels"] > threshold, "tab:blue"),
+                    (radiograph["mask"] > 0, "tab:orange"),
+                    (radiograph["pixels"] > threshold, "tab:blue"),
                 ):
                     if inside.any():
                         axes.contour(inside, [0.5], colors=color, linewidths=0.8)
                 axes.set_title(
-                    f"{'nodule' if film['label'] else 'none'}, {film['probability']:.2f}"
+                    f"{'nodule' if radiograph['label'] else 'none'}, "
+                    f"{radiograph['probability']:.2f}"
                 )
     return figure

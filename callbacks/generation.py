@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from callbacks.ranks import gather_rows
+from callbacks.distributed import gather_rows
 from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 
 class Drawn(NamedTuple):
@@ -209,12 +209,13 @@ class GenerationMetrics(Callback):
         """This process's share of a split's first nodules, in batches, with their numbers."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         dataset = data.datasets[split]
-        # versions of a training nodule but the first are augmented; the other splits have one
-        number = min(number, len(dataset) // dataset.versions)
+        # versions of a training nodule but the first are augmented; the other splits have
+        # one
+        number = min(number, len(dataset) // dataset.augmented_copies)
         mine = range(trainer.global_rank, number, trainer.world_size)
         size = data.batch_size
         loader = DataLoader(
-            Subset(dataset, [place * dataset.versions for place in mine]),
+            Subset(dataset, [place * dataset.augmented_copies for place in mine]),
             size,
             num_workers=data.num_workers,
         )

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 MEMORY_KNOBS = (
     "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "

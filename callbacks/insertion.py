@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from callbacks.before_after import before_and_after, index_page
 from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis
-from datamodules.files import written_whole
 from datamodules.insertion import (
     Edit,
     InsertionDataModule,
@@ -24,7 +23,8 @@ from datamodules.insertion import (
     box_of,
     read_requests,
 )
-from datamodules.studies import Volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
+from datamodules.io.whole_files import written_whole
 
 COLUMNS = (
     *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
@@ -55,7 +55,8 @@ class StudyWriter(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, InsertionDataModule):
             message = (
-                "StudyWriter needs data.class_path InsertionDataModule or FilmInsertionDataModule, "
+                "StudyWriter needs data.class_path InsertionDataModule or "
+                "RadiographInsertionDataModule, "
                 f"not {type(data).__name__}"
             )
             raise ValueError(message)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 PLANES = {3: ("axial", "coronal", "sagittal"), 2: ("radiograph",)}
 

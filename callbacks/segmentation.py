@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.ranks import gather_cases
+from callbacks.distributed import gather_cases
 from callbacks.scores import interval, mean_estimate
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 SIZES_MM = {"up to 8 mm": (0.0, 8.0), "8 to 15 mm": (8.0, 15.0), "over 15 mm": (15.0, np.inf)}
 """Groups by diameter, the lower end left out: Fleischner's 8 mm, and larger ones."""

@@ -10,14 +10,14 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.distributed import gather_rows
 from callbacks.generation import code_version
-from callbacks.ranks import gather_rows
-from datamodules.augmented import GENERATOR
 from datamodules.base import patient_key
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
-from datamodules.files import written_whole
+from datamodules.io.volumes import Volume, write_volume
+from datamodules.io.whole_files import written_whole
 from datamodules.lidc import RATINGS
-from datamodules.studies import Volume, write_volume
+from datamodules.real_and_synthetic import GENERATOR
 
 COLUMNS = (
     *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
@@ -30,7 +30,8 @@ def write_generator(
 ) -> None:
     """Write which checkpoint synthesized, and the keys of all patients that it was trained on.
 
-    `AugmentedDataModule` refuses nodules of a generator that has seen patients of the test split.
+    `RealAndSyntheticDataModule` refuses nodules of a generator that has seen patients of the test
+    split.
 
     Args:
         folder: where to write.

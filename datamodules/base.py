@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.io.volumes import binarize
 from datamodules.latents import LatentCache
-from datamodules.studies import binarize
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -34,11 +34,11 @@ on every side so that what turns into the ROI is image, not padding."""
 
 
 class NoduleDataset(Dataset[NoduleBatch], ABC):
-    """Nodules in a fixed order, each in `versions` augmented versions.
+    """Nodules in a fixed order, each in `augmented_copies` augmented versions.
 
-    Item `i` is version `i % versions` of nodule `i // versions`, as `NoduleBatch` has it without
-    the batch axis, and a pure function of `i`: the same in every process, epoch and order.
-    Version 0 is the nodule as it is; the name of version `v` ends in `-v{v}`.
+    Item `i` is version `i % augmented_copies` of nodule `i // augmented_copies`, as `NoduleBatch`
+    has it without the batch axis, and a pure function of `i`: the same in every process, epoch and
+    order. Version 0 is the nodule as it is; the name of version `v` ends in `-v{v}`.
 
     Attributes:
         table: one nodule a row, with `patient_id`.
@@ -56,7 +56,7 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         self,
         subtypes: Sequence[int],
         roi_size: Sequence[int],
-        versions: int = 1,
+        augmented_copies: int = 1,
         seed: int = 0,
     ) -> None:
         """Describe the nodules.
@@ -64,20 +64,20 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
         Args:
             subtypes: of each nodule, the position in `SUBTYPES` or `UNKNOWN_SUBTYPE`.
             roi_size: voxels of the ROI along z, y, x (y, x in 2D).
-            versions: deterministic versions of each nodule, 1 or more.
+            augmented_copies: deterministic versions of each nodule, 1 or more.
             seed: of the augmentation.
 
         Raises:
-            ValueError: If `versions` is below 1.
+            ValueError: If `augmented_copies` is below 1.
         """
-        if versions < 1:
-            message = f"versions is {versions}: give 1 for no augmentation, or more"
+        if augmented_copies < 1:
+            message = f"augmented_copies is {augmented_copies}: give 1 for no augmentation, or more"
             raise ValueError(message)
         self.subtypes = list(subtypes)
         self.roi_size = tuple(roi_size)
-        self.versions = versions
+        self.augmented_copies = augmented_copies
         self.seed = seed
-        # what was read last for augmentation: versions of a nodule follow on each other
+        # what was read last for augmentation: augmented_copies of a nodule follow on each other
         self._wide: tuple[int, NoduleBatch] | None = None
 
     @abstractmethod
@@ -104,21 +104,21 @@ class NoduleDataset(Dataset[NoduleBatch], ABC):
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of everything that the items depend on."""
-        settings = [self.roi_size, self.versions, str(self.image_dtype)]
-        if self.versions > 1:
+        settings = [self.roi_size, self.augmented_copies, str(self.image_dtype)]
+        if self.augmented_copies > 1:
             settings += [self.seed, AUGMENTATION, *(["upright"] if self.upright else [])]
         return sha256(json.dumps(settings), *self.facts())
 
     def __len__(self) -> int:
-        """Return the number of items, nodules times versions."""
-        return len(self.subtypes) * self.versions
+        """Return the number of items, nodules times augmented_copies."""
+        return len(self.subtypes) * self.augmented_copies
 
     def __getitem__(self, index: int) -> NoduleBatch:
         """Return one item."""
         if not 0 <= index < len(self):
             message = f"Item {index} is asked for, but the dataset has {len(self)}"
             raise IndexError(message)
-        nodule, version = divmod(index, self.versions)
+        nodule, version = divmod(index, self.augmented_copies)
         if version == 0:
             item = self.read(nodule, self.roi_size)
         else:
@@ -337,8 +337,8 @@ class SubtypeSampler(DistributedSampler[int]):
     """Draws nodules for training; the order is a pure function of seed and epoch.
 
     An epoch has as many draws as there are nodules, each in a version drawn by chance, so that
-    `versions` changes the variety of an epoch and not its length. Balanced, every draw first
-    draws a subtype, each as likely as the others, then a nodule of it, with replacement;
+    `augmented_copies` changes the variety of an epoch and not its length. Balanced, every draw
+    first draws a subtype, each as likely as the others, then a nodule of it, with replacement;
     otherwise every nodule is drawn once. On several processes each takes every n-th draw, and
     all the same number. It is a `DistributedSampler` so that Lightning leaves it in place.
 
@@ -352,7 +352,7 @@ class SubtypeSampler(DistributedSampler[int]):
     def __init__(
         self,
         subtypes: Sequence[int],
-        versions: int,
+        augmented_copies: int,
         balance: bool,
         seed: int,
         num_replicas: int = 1,
@@ -362,7 +362,7 @@ class SubtypeSampler(DistributedSampler[int]):
 
         Args:
             subtypes: of each nodule; unknown ones are a subtype of their own.
-            versions: items per nodule.
+            augmented_copies: items per nodule.
             balance: draw every subtype equally often.
             seed: of the order.
             num_replicas: number of processes.
@@ -370,7 +370,7 @@ class SubtypeSampler(DistributedSampler[int]):
         """
         codes = torch.tensor(list(subtypes), dtype=torch.int64)
         super().__init__(TensorDataset(codes), num_replicas, rank, shuffle=True, seed=seed)
-        self.versions = versions
+        self.augmented_copies = augmented_copies
         self.groups = (
             [np.flatnonzero(codes.numpy() == code) for code in np.unique(codes.numpy())]
             if balance
@@ -389,8 +389,8 @@ class SubtypeSampler(DistributedSampler[int]):
         else:
             order = generator.permutation(self.groups[0])
             nodules = np.resize(order, self.total_size)
-        versions = generator.integers(self.versions, size=self.total_size)
-        items = nodules * self.versions + versions
+        augmented_copies = generator.integers(self.augmented_copies, size=self.total_size)
+        items = nodules * self.augmented_copies + augmented_copies
         ours = items[self.rank :: self.num_replicas].tolist()
         epoch, had = self.given
         return iter(ours[had:] if self.epoch == epoch else ours)
@@ -429,7 +429,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         balance: bool = True,
-        versions: int = 1,
+        augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
     ) -> None:
         """Set what all data modules share.
@@ -439,7 +439,8 @@ class NoduleDataModule(LightningDataModule, ABC):
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order and the augmentation.
             balance: draw every subtype equally often in training.
-            versions: deterministic versions of each training nodule, the first not augmented.
+            augmented_copies: deterministic versions of each training nodule, the first not
+                augmented.
             cache_dir: folder for cached latents; null for none. Old entries are never deleted.
         """
         super().__init__()
@@ -447,7 +448,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.balance = balance
-        self.versions = versions
+        self.augmented_copies = augmented_copies
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.datasets: dict[str, NoduleDataset] = {}
         self._cached: dict[str, LatentCache] = {}
@@ -555,7 +556,7 @@ class NoduleDataModule(LightningDataModule, ABC):
     def statistics_batches(self) -> DataLoader[NoduleBatch]:
         """Return each training nodule once, as it is, in the same order on every process."""
         dataset = self.datasets["train"]
-        plain = range(0, len(dataset), dataset.versions)
+        plain = range(0, len(dataset), dataset.augmented_copies)
         return DataLoader(
             Subset(self._cached.get("train", dataset), plain), batch_size=self.batch_size
         )
@@ -596,7 +597,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         sampler = SubtypeSampler(
-            dataset.subtypes, dataset.versions, self.balance, self.seed, world, rank
+            dataset.subtypes, dataset.augmented_copies, self.balance, self.seed, world, rank
         )
         if trainer:
             _go_on(sampler, trainer, batches, self.batch_size)

@@ -8,11 +8,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
 from datamodules.base import Split, check_no_patient_crosses, raise_together, split_by_patient
-from datamodules.films import lies_on_its_side, read_grey
+from datamodules.io.radiographs import lies_on_its_side, read_grey
 from datamodules.radiographs import RadiographDataModule
 
 SIDE = 1024
-"""Pixels along each side of the images, which films of any size were resized to."""
+"""Pixels along each side of the images, which radiographs of any size were resized to."""
 
 ENTRIES = {
     "Image Index": "image",
@@ -99,7 +99,7 @@ def _read(path: Path, **settings: Any) -> pd.DataFrame:
 
 
 class ChestXray14DataModule(RadiographDataModule):
-    """ChestX-ray14: the boxes labelled Nodule, or films without nodule and mass.
+    """ChestX-ray14: the boxes labelled Nodule, or radiographs without nodule and mass.
 
     A nodule's mask is the ellipse that its box encloses. Images are found by name, in `images_001`
     to `images_012` or in one folder. Where `test_list.txt` is there, its patients are the test
@@ -161,7 +161,7 @@ class ChestXray14DataModule(RadiographDataModule):
             )
         )
 
-    def normal_films(self) -> pd.DataFrame:
+    def normal_radiographs(self) -> pd.DataFrame:
         """The images whose findings name neither nodule nor mass.
 
         Raises:

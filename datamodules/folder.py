@@ -1,4 +1,4 @@
-"""Any folder of radiographs with a table: films without a nodule, or nodules with masks."""
+"""Any folder of radiographs with a table: radiographs without a nodule, or nodules with masks."""
 
 import json
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datamodules.base import SPLITS, Split, check_no_patient_crosses, raise_together
-from datamodules.films import PICTURES
+from datamodules.io.radiographs import PICTURES
+from datamodules.io.volumes import Volume, read_grid, read_volume
 from datamodules.lidc import read_table
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
-from datamodules.studies import Volume, read_grid, read_volume
 
 COLUMNS = ("image", "patient_id", "spacing_mm")
 
 
 class MaskedDataset(RadiographDataset):
-    """Nodules with a mask on the film's grid; rows also have `nodule_mask`, its file."""
+    """Nodules with a mask on the radiograph's grid; rows also have `nodule_mask`, its file."""
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes and the ROI."""
@@ -30,32 +30,33 @@ class MaskedDataset(RadiographDataset):
             yield json.dumps([path.name, path.stat().st_size])
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
-        """Read a film and its nodule.
+        """Read a radiograph and its nodule.
 
         Raises:
-            ValueError: If the mask is empty or of another size than the film.
+            ValueError: If the mask is empty or of another size than the radiograph.
         """
-        film = self.film(row)
+        radiograph = self.radiograph(row)
         inside = read_volume(row["nodule_mask"]).array > 0
-        if inside.shape != film.array.shape or not inside.any():
+        if inside.shape != radiograph.array.shape or not inside.any():
             message = (
                 f"{row['nodule_mask']} has {inside.shape} pixels, {inside.sum()} of them in the "
-                f"nodule, and its film {film.array.shape}: give a mask on the film's grid with the "
+                f"nodule, and its radiograph {radiograph.array.shape}: give a mask on the "
+                f"radiograph's grid with the "
                 "nodule in it"
             )
             raise ValueError(message)
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
-        return film, inside, (middle[0], middle[1])
+        return radiograph, inside, (middle[0], middle[1])
 
 
 class FolderDataModule(RadiographDataModule):
-    """Films without a nodule, or nodules with their masks, listed in a table.
+    """Radiographs without a nodule, or nodules with their masks, listed in a table.
 
-    Of films without one the table is `films.csv`, with the columns `image` (file relative to the
-    folder), `patient_id` and `spacing_mm` (distance between pixels); it may have `split` (train,
-    val or test), which then decides. Of nodules it is `nodules.csv`, as inserting synthetic ones
-    writes it: `nodule_id`, `patient_id`, `image` and `mask`, an image file on the film's grid that
-    says a picture's spacing too.
+    Of radiographs without one the table is `radiographs.csv`, with the columns `image` (file
+    relative to the folder), `patient_id` and `spacing_mm` (distance between pixels); it may have
+    `split` (train, val or test), which then decides. Of nodules it is `nodules.csv`, as inserting
+    synthetic ones writes it: `nodule_id`, `patient_id`, `image` and `mask`, an image file on the
+    radiograph's grid that says a picture's spacing too.
     """
 
     attributes = ()
@@ -71,14 +72,14 @@ class FolderDataModule(RadiographDataModule):
         """Describe the folder.
 
         Args:
-            root: folder with the table and the films, bone bright.
-            csv: name of the table in `root`; null for `films.csv` or `nodules.csv`.
+            root: folder with the table and the radiographs, bone bright.
+            csv: name of the table in `root`; null for `radiographs.csv` or `nodules.csv`.
             content: `normal`, or `nodules`.
             settings: see `RadiographDataModule`.
         """
         super().__init__(content=content, **settings)
         self.root = Path(root)
-        self.csv = csv or ("films.csv" if content == "normal" else "nodules.csv")
+        self.csv = csv or ("radiographs.csv" if content == "normal" else "nodules.csv")
 
     def parts(self) -> dict[Split, pd.DataFrame]:
         """The rows of each split."""
@@ -93,7 +94,7 @@ class FolderDataModule(RadiographDataModule):
         """
         table = read_table(self.root / self.csv, None, self.select)
         masks = [self.root / name for name in table["mask"]]
-        films = [self.root / name for name in table["image"]]
+        radiographs = [self.root / name for name in table["image"]]
         spacings = [read_grid(mask).spacing_mm for mask in masks]
         raise_together(
             [
@@ -103,14 +104,14 @@ class FolderDataModule(RadiographDataModule):
             ]
         )
         of_pictures: list[Any] = [
-            spacing if film.suffix.lower() in PICTURES else None
-            for film, spacing in zip(films, spacings, strict=True)
+            spacing if radiograph.suffix.lower() in PICTURES else None
+            for radiograph, spacing in zip(radiographs, spacings, strict=True)
         ]
         return table.assign(
-            name=table["nodule_id"], path=films, nodule_mask=masks, spacing_mm=of_pictures
+            name=table["nodule_id"], path=radiographs, nodule_mask=masks, spacing_mm=of_pictures
         )
 
-    def normal_films(self) -> pd.DataFrame:
+    def normal_radiographs(self) -> pd.DataFrame:
         """Read the table.
 
         Raises:

@@ -15,10 +15,15 @@ from tqdm import tqdm
 
 from datamodules.base import NoduleDataModule, NoduleDataset, sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.dicom import only_series, read_study
-from datamodules.films import read_film, write_film
-from datamodules.lidc import AIR_HU, RATINGS, check_hu
-from datamodules.studies import (
+from datamodules.io.dicom import only_series, read_study
+from datamodules.io.radiographs import read_radiograph, write_radiograph
+from datamodules.io.synthetic_dicom import (
+    DESCRIPTION,
+    write_dicom_radiograph,
+    write_segmentation,
+    write_synthetic_series,
+)
+from datamodules.io.volumes import (
     WRITABLE,
     Volume,
     binarize,
@@ -28,12 +33,7 @@ from datamodules.studies import (
     resample_mask,
     write_volume,
 )
-from datamodules.synthetic_dicom import (
-    DESCRIPTION,
-    write_dicom_film,
-    write_segmentation,
-    write_synthetic_series,
-)
+from datamodules.lidc import AIR_HU, RATINGS, check_hu
 
 Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
 """For each nodule's name the box of the study that it lies in, and its mask there."""
@@ -45,7 +45,7 @@ class Region:
 
     Attributes:
         row: the request as its table has it, with `name`, `study` and `index`.
-        image: the ROI, in HU or a film's units.
+        image: the ROI, in HU or a radiograph's units.
         mask: on the ROI's grid, uint8, 1 inside the nodule that is asked for.
         histogram: the HU histogram that is asked for, if any.
     """
@@ -431,13 +431,13 @@ def pseudonym(row: dict[str, Any]) -> str:
     return given if isinstance(given, str) and given else f"study-{sha256(row['study'])[:10]}"
 
 
-class FilmInsertionDataModule(InsertionDataModule):
+class RadiographInsertionDataModule(InsertionDataModule):
     """Requests to put nodules into whole radiographs: pictures, DICOM, or JSRT's `.IMG`.
 
     As for CT, but the table has `x_mm`, `y_mm` or `y`, `x` (pixel), and for pictures `spacing_mm`
     (one number, or two, along y and x, with a space between); subtypes and histograms are not asked
     for. Which characteristics nodules have, and how strongly, is said by the model (`strengths`).
-    Films must have the units that the model was trained on.
+    Radiographs must have the units that the model was trained on.
     """
 
     spatial_dims = 2
@@ -460,8 +460,13 @@ class FilmInsertionDataModule(InsertionDataModule):
             FileNotFoundError: If it is missing.
             ValueError: If it is damaged, or its spacing is not known.
         """
-        film = read_film(path, film_spacing(row.get("spacing_mm")))
-        return Volume(film.array.copy(), film.spacing_mm, film.origin_mm, film.direction)
+        radiograph = read_radiograph(path, radiograph_spacing(row.get("spacing_mm")))
+        return Volume(
+            radiograph.array.copy(),
+            radiograph.spacing_mm,
+            radiograph.origin_mm,
+            radiograph.direction,
+        )
 
     def region(self, study: Volume, row: dict[str, Any]) -> Region:
         """Cut the ROI of one request; raises as `cut` does."""
@@ -475,13 +480,13 @@ class FilmInsertionDataModule(InsertionDataModule):
         """Write a radiograph with its nodules as its source is."""
         path = f"studies/{name}{source.suffix}"
         if source.suffix.lower() == ".dcm":
-            write_dicom_film(source, study.array, root / path, who, key)
+            write_dicom_radiograph(source, study.array, root / path, who, key)
         else:
-            write_film(root / path, study, DESCRIPTION)
+            write_radiograph(root / path, study, DESCRIPTION)
         return path
 
 
-def film_spacing(text: Any) -> tuple[float, float] | None:
+def radiograph_spacing(text: Any) -> tuple[float, float] | None:
     """A picture's spacing along y and x in mm, from a cell of the table; None where it is empty.
 
     Raises:

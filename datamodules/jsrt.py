@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.base import raise_together
-from datamodules.films import JSRT_SIDE, JSRT_SPACING_MM
+from datamodules.io.radiographs import JSRT_SIDE, JSRT_SPACING_MM
 from datamodules.radiographs import RadiographDataModule
 
 COLUMNS = (
@@ -79,11 +79,11 @@ def _row(row: dict[str, str]) -> dict[str, Any]:
 
 
 class JSRTDataModule(RadiographDataModule):
-    """JSRT's 247 films: 154 with a nodule, 93 without.
+    """JSRT's 247 radiographs: 154 with a nodule, 93 without.
 
     The files are used as they are shipped. A nodule's mask is the disc of the table's diameter; in
-    14 films it lies outside the lung field, behind heart or diaphragm. Each film is of another
-    patient.
+    14 radiographs it lies outside the lung field, behind heart or diaphragm. Each radiograph is of
+    another patient.
     """
 
     attributes = ("subtlety", "malignant", "age")
@@ -106,15 +106,17 @@ class JSRTDataModule(RadiographDataModule):
         table["path"] = table["name"].map(lambda name: files.get(name, self.root / f"{name}.IMG"))
         return table.assign(patient_id=table["name"], spacing_mm=None, half_y=radius, half_x=radius)
 
-    def normal_films(self) -> pd.DataFrame:
-        """The films named JPCNN.
+    def normal_radiographs(self) -> pd.DataFrame:
+        """The radiographs named JPCNN.
 
         Raises:
             FileNotFoundError: If there is none.
         """
         files = {name: path for name, path in self.files().items() if name.startswith("JPCNN")}
         if not files:
-            message = f"{self.root} has no JPCNN*.IMG, JSRT's films without a nodule: add them"
+            message = (
+                f"{self.root} has no JPCNN*.IMG, JSRT's radiographs without a nodule: add them"
+            )
             raise FileNotFoundError(message)
         return pd.DataFrame(
             {"name": list(files), "patient_id": list(files), "path": list(files.values())}

@@ -23,8 +23,8 @@ from datamodules.base import (
     split_by_patient,
 )
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.dicom import read_study, read_study_grid
-from datamodules.studies import Volume, equivalent_diameter_mm, resample, resample_mask
+from datamodules.io.dicom import read_study, read_study_grid
+from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 
 REQUIRED = ("nodule_id", "patient_id", "image", "mask")
 
@@ -201,7 +201,7 @@ def check_hu(array: NDArray[Any]) -> str | None:
 
 @lru_cache(maxsize=2)
 def _recent(path: Path, changed_ns: int) -> Volume:
-    """Read a file, or give it again: versions of a nodule and neighbours in a table share it."""
+    """Read a file, or give it again: copies of a nodule and neighbours in a table share it."""
     del changed_ns  # only makes a file that was rewritten another key
     return read_study(path)
 
@@ -218,7 +218,7 @@ class LIDCDataset(NoduleDataset):
         roi_size: Sequence[int],
         roi_spacing_mm: float,
         subtypes: Sequence[int],
-        versions: int = 1,
+        augmented_copies: int = 1,
         seed: int = 0,
     ) -> None:
         """Describe the nodules.
@@ -229,10 +229,10 @@ class LIDCDataset(NoduleDataset):
             roi_size: voxels of the ROI along z, y, x (y, x in 2D).
             roi_spacing_mm: spacing of the ROI, the same on every axis.
             subtypes: of each row, the position in `SUBTYPES` or `UNKNOWN_SUBTYPE`.
-            versions: deterministic versions of each nodule.
+            augmented_copies: deterministic versions of each nodule.
             seed: of the augmentation.
         """
-        super().__init__(subtypes, roi_size, versions, seed)
+        super().__init__(subtypes, roi_size, augmented_copies, seed)
         self.root = root
         self.table = table
         self.rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
@@ -386,7 +386,7 @@ class LIDCDataModule(NoduleDataModule):
         num_workers: int = 0,
         seed: int = 0,
         balance: bool = True,
-        versions: int = 1,
+        augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
     ) -> None:
         """Describe the data.
@@ -407,20 +407,21 @@ class LIDCDataModule(NoduleDataModule):
             fractions: shares of the patients for train, val and test.
             predict_csv: name of a table of the same form in `root`, whose images are backgrounds
                 and whose masks say where a nodule is wanted; null for the nodules of a split,
-                each of which is synthesized anew in its own place, in all its `versions`.
+                each of which is synthesized anew in its own place, in all its `augmented_copies`.
             predict_split: that split; `train` for nodules that are to be trained with.
             predict_every_subtype: ask for each of these nodules once as every subtype.
             batch_size: nodules per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order and the augmentation.
             balance: draw every subtype equally often in training.
-            versions: deterministic versions of each training nodule, the first not augmented.
+            augmented_copies: deterministic versions of each training nodule, the first not
+                augmented.
             cache_dir: folder for cached latents; null for none.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(batch_size, num_workers, seed, balance, versions, cache_dir)
+        super().__init__(batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
         check_fractions(fractions)
         sizes = [roi_size] if isinstance(roi_size, int) else roi_size
         if min(sizes, default=0) < 1 or len(sizes) > 3 or not roi_spacing_mm > 0:
@@ -461,7 +462,7 @@ class LIDCDataModule(NoduleDataModule):
         whole = self._dataset(table)
         whole.check()
         datasets: dict[str, NoduleDataset] = {
-            split: self._dataset(part, self.versions if split == "train" else 1)
+            split: self._dataset(part, self.augmented_copies if split == "train" else 1)
             for split, part in parts.items()
         }
         if self.predict_csv is not None:
@@ -470,12 +471,14 @@ class LIDCDataModule(NoduleDataModule):
             datasets["predict"] = wanted
         elif self.predict_every_subtype:
             asked = every_subtype(parts[self.predict_split])
-            datasets["predict"] = self._dataset(asked, datasets[self.predict_split].versions)
+            datasets["predict"] = self._dataset(
+                asked, datasets[self.predict_split].augmented_copies
+            )
         else:
             datasets["predict"] = datasets[self.predict_split]
         return datasets
 
-    def _dataset(self, table: pd.DataFrame, versions: int = 1) -> LIDCDataset:
+    def _dataset(self, table: pd.DataFrame, augmented_copies: int = 1) -> LIDCDataset:
         if "subtype" in table:
             codes = {name: code for code, name in enumerate(SUBTYPES)}
             subtypes = [codes.get(name, UNKNOWN_SUBTYPE) for name in table["subtype"]]
@@ -486,7 +489,7 @@ class LIDCDataModule(NoduleDataModule):
         if isinstance(size, int):
             size = [size] * self._dimensions(table)
         return LIDCDataset(
-            self.root, table, size, self.roi_spacing_mm, subtypes, versions, self.seed
+            self.root, table, size, self.roi_spacing_mm, subtypes, augmented_copies, self.seed
         )
 
     def _dimensions(self, table: pd.DataFrame) -> int:

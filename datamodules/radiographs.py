@@ -1,4 +1,4 @@
-"""What all radiograph data sets share: regions of interest on a film, patches without a nodule."""
+"""What all radiograph data sets share: regions of interest, patches without a nodule."""
 
 import json
 from abc import abstractmethod
@@ -23,8 +23,8 @@ from datamodules.base import (
     split_by_patient,
 )
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
-from datamodules.films import lung_point, read_film, read_lungs
-from datamodules.studies import Volume, equivalent_diameter_mm, resample, resample_mask
+from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
+from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 
 
 def ellipse(grid_shape: Sequence[int], center: Sequence[float], axes: Sequence[float]) -> Any:
@@ -45,9 +45,9 @@ def ellipse(grid_shape: Sequence[int], center: Sequence[float], axes: Sequence[f
 
 @lru_cache(maxsize=2)
 def _recent(path: Path, spacing_mm: tuple[float, float] | None, changed_ns: int) -> Volume:
-    """Read a film, or give it again: versions and nodules of one film share it."""
+    """Read a radiograph, or give it again: copies and nodules of one radiograph share it."""
     del changed_ns  # only makes a file that was rewritten another key
-    return read_film(path, spacing_mm)
+    return read_radiograph(path, spacing_mm)
 
 
 class RadiographDataset(NoduleDataset):
@@ -59,7 +59,7 @@ class RadiographDataset(NoduleDataset):
         attributes: Sequence[str],
         roi_size: int,
         roi_spacing_mm: float,
-        versions: int = 1,
+        augmented_copies: int = 1,
         seed: int = 0,
         lungs: Path | None = None,
     ) -> None:
@@ -67,17 +67,19 @@ class RadiographDataset(NoduleDataset):
 
         Args:
             table: one region a row: `name`, `patient_id`, `path` and `spacing_mm` (of a picture
-                file, else None) of the film; `y`, `x`, `half_y` and `half_x` (pixels), the centre
-                and half axes of the ellipse that stands for the nodule, NaN where there is none;
-                and the attributes.
+                file, else None) of the radiograph; `y`, `x`, `half_y` and `half_x` (pixels), the
+                centre and half axes of the ellipse that stands for the nodule, NaN where there is
+                none; and the attributes.
             attributes: columns that become the batch's attributes; NaN where unknown.
             roi_size: pixels of the ROI along each side.
             roi_spacing_mm: spacing of the ROI.
-            versions: deterministic versions of each region.
+            augmented_copies: deterministic versions of each region.
             seed: of the augmentation and of the points without a nodule.
             lungs: folder with lung masks, see `read_lungs`; points without a nodule lie in them.
         """
-        super().__init__([UNKNOWN_SUBTYPE] * len(table), (roi_size, roi_size), versions, seed)
+        super().__init__(
+            [UNKNOWN_SUBTYPE] * len(table), (roi_size, roi_size), augmented_copies, seed
+        )
         self.table = table.reset_index(drop=True)
         self.rows: list[dict[str, Any]] = self.table.to_dict("records")  # type: ignore[assignment]
         self.attributes = list(attributes)
@@ -99,22 +101,22 @@ class RadiographDataset(NoduleDataset):
                 yield f"{path.relative_to(self.lungs)} {path.stat().st_size}"
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
-        """Read a film and draw its nodule.
+        """Read a radiograph and draw its nodule.
 
         Returns:
-            The film, bone bright; the nodule's mask on its grid, empty where there is none; and
-            the pixel (y, x) that the ROI is centred on.
+            The radiograph, bone bright; the nodule's mask on its grid, empty where there is none;
+            and the pixel (y, x) that the ROI is centred on.
         """
-        film = self.film(row)
-        shape = film.array.shape
+        radiograph = self.radiograph(row)
+        shape = radiograph.array.shape
         if not np.isnan(row["half_x"]):
             center = (row["y"], row["x"])
-            return film, ellipse(shape, center, (row["half_y"], row["half_x"])), center
+            return radiograph, ellipse(shape, center, (row["half_y"], row["half_x"])), center
         lungs = None if self.lungs is None else read_lungs(self.lungs, row["path"].stem, shape)
-        return film, np.zeros(shape, bool), lung_point(shape, lungs, self.generator(row))
+        return radiograph, np.zeros(shape, bool), lung_point(shape, lungs, self.generator(row))
 
-    def film(self, row: dict[str, Any]) -> Volume:
-        """Read a row's film."""
+    def radiograph(self, row: dict[str, Any]) -> Volume:
+        """Read a row's radiograph."""
         path = row["path"]
         return _recent(path, row["spacing_mm"], path.stat().st_mtime_ns if path.is_file() else 0)
 
@@ -126,19 +128,22 @@ class RadiographDataset(NoduleDataset):
         """Cut one ROI.
 
         Raises:
-            FileNotFoundError: If the film is missing.
-            ValueError: If the film is damaged, or the ROI lies outside it.
+            FileNotFoundError: If the radiograph is missing.
+            ValueError: If the radiograph is damaged, or the ROI lies outside it.
         """
         row = self.rows[nodule]
-        film, inside, center = self.nodule(row)
+        radiograph, inside, center = self.nodule(row)
         spacing = (self.roi_spacing_mm,) * 2
-        point = film.grid.world(center)
-        # beyond the film's edge is what was not exposed, and dark
-        roi = resample(film, point, size, spacing, fill=float(film.array.min()))
+        point = radiograph.grid.world(center)
+        # beyond the radiograph's edge is what was not exposed, and dark
+        roi = resample(radiograph, point, size, spacing, fill=float(radiograph.array.min()))
         mask = resample_mask(
-            Volume(inside, film.spacing_mm, film.origin_mm, film.direction), point, size, spacing
+            Volume(inside, radiograph.spacing_mm, radiograph.origin_mm, radiograph.direction),
+            point,
+            size,
+            spacing,
         )
-        diameter = equivalent_diameter_mm(inside, film.spacing_mm) or np.nan
+        diameter = equivalent_diameter_mm(inside, radiograph.spacing_mm) or np.nan
         known = {name: float(row[name]) for name in self.attributes}
         return {
             "image": torch.from_numpy(roi.array.astype(np.float32))[None],
@@ -169,7 +174,7 @@ class RadiographDataModule(NoduleDataModule):
     def __init__(
         self,
         content: Literal["nodules", "normal"] = "nodules",
-        points_per_film: int = 4,
+        points_per_radiograph: int = 4,
         select: str | None = None,
         lungs: Path | None = None,
         roi_size: int = 64,
@@ -178,39 +183,41 @@ class RadiographDataModule(NoduleDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
-        versions: int = 1,
+        augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
     ) -> None:
         """Describe the regions.
 
         Args:
-            content: `nodules`, or `normal` for points in the lungs of films without a nodule.
-            points_per_film: points in each film with `normal`.
+            content: `nodules`, or `normal` for points in the lungs of radiographs without a nodule.
+            points_per_radiograph: points in each radiograph with `normal`.
             select: a pandas query over the table's columns that says which rows to use.
-            lungs: folder with lung masks named like the films, where points without a nodule lie;
-                without it they lie where upright films have their lungs.
+            lungs: folder with lung masks named like the radiographs, where points without a nodule
+                lie; without it they lie where upright radiographs have their lungs.
             roi_size: pixels of the ROI along each side.
             roi_spacing_mm: spacing of the ROI.
             fractions: shares of the patients for train, val and test.
             batch_size: regions per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order, the augmentation and the points without a nodule.
-            versions: deterministic versions of each training region, the first not augmented.
+            augmented_copies: deterministic versions of each training region, the first not
+                augmented.
             cache_dir: folder for cached latents; null for none.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(batch_size, num_workers, seed, False, versions, cache_dir)
+        super().__init__(batch_size, num_workers, seed, False, augmented_copies, cache_dir)
         check_fractions(fractions)
-        if roi_size < 1 or points_per_film < 1 or not roi_spacing_mm > 0:
+        if roi_size < 1 or points_per_radiograph < 1 or not roi_spacing_mm > 0:
             message = (
-                f"roi_size is {roi_size}, points_per_film {points_per_film} and roi_spacing_mm "
+                f"roi_size is {roi_size}, points_per_radiograph {points_per_radiograph} and "
+                f"roi_spacing_mm "
                 f"{roi_spacing_mm}: give at least one pixel, one point and a spacing above 0 mm"
             )
             raise ValueError(message)
         self.content = content
-        self.points_per_film = points_per_film
+        self.points_per_radiograph = points_per_radiograph
         self.select = select
         self.lungs = lungs
         self.roi_size = roi_size
@@ -222,8 +229,8 @@ class RadiographDataModule(NoduleDataModule):
         """List all nodules as `RadiographDataset` takes them."""
 
     @abstractmethod
-    def normal_films(self) -> pd.DataFrame:
-        """List all films without a nodule: `name`, `patient_id`, `path`, `spacing_mm`."""
+    def normal_radiographs(self) -> pd.DataFrame:
+        """List all radiographs without a nodule: `name`, `patient_id`, `path`, `spacing_mm`."""
 
     def build(self) -> dict[str, NoduleDataset]:
         """Read the tables and split them by patient.
@@ -242,7 +249,7 @@ class RadiographDataModule(NoduleDataModule):
             ]
         )
         datasets: dict[str, NoduleDataset] = {
-            split: self.dataset(part, self.versions if split == "train" else 1)
+            split: self.dataset(part, self.augmented_copies if split == "train" else 1)
             for split, part in parts.items()
         }
         return {**datasets, "predict": self.requests(parts["test"])}
@@ -252,7 +259,7 @@ class RadiographDataModule(NoduleDataModule):
         if self.content == "nodules":
             table = self.nodules()
         else:
-            table = points_without_nodule(self.normal_films(), self.points_per_film)
+            table = points_without_nodule(self.normal_radiographs(), self.points_per_radiograph)
             table = table.assign(**dict.fromkeys(self.attributes, np.nan))
         return self.split(select_rows(table, self.select, type(self).__name__))
 
@@ -264,27 +271,29 @@ class RadiographDataModule(NoduleDataModule):
         """The dataset that says where nodules are to be synthesized: the test split."""
         return self.dataset(table, 1)
 
-    def dataset(self, table: pd.DataFrame, versions: int) -> RadiographDataset:
+    def dataset(self, table: pd.DataFrame, augmented_copies: int) -> RadiographDataset:
         """The dataset over rows of the table."""
         nodules = self.content == "nodules"
-        return self._make(self.dataset_class if nodules else RadiographDataset, table, versions)
+        return self._make(
+            self.dataset_class if nodules else RadiographDataset, table, augmented_copies
+        )
 
     def _make(
-        self, of_class: type[RadiographDataset], table: pd.DataFrame, versions: int
+        self, of_class: type[RadiographDataset], table: pd.DataFrame, augmented_copies: int
     ) -> RadiographDataset:
         return of_class(
             table,
             self.attributes,
             self.roi_size,
             self.roi_spacing_mm,
-            versions,
+            augmented_copies,
             self.seed,
             self.lungs,
         )
 
 
-def points_without_nodule(films: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Give each film `number` rows, whose points the dataset draws."""
-    table = films.loc[films.index.repeat(number)].reset_index(drop=True)
+def points_without_nodule(radiographs: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Give each radiograph `number` rows, whose points the dataset draws."""
+    table = radiographs.loc[radiographs.index.repeat(number)].reset_index(drop=True)
     table["name"] = table["name"] + "-" + table.groupby("name").cumcount().astype(str)
     return table.assign(y=np.nan, x=np.nan, half_y=np.nan, half_x=np.nan)

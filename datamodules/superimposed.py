@@ -13,20 +13,20 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from datamodules.base import Split, raise_together, sha256, split_by_patient
-from datamodules.films import lung_point, read_lungs
+from datamodules.io.radiographs import lung_point, read_lungs
+from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
 from datamodules.lidc import read_table
 from datamodules.radiographs import (
     RadiographDataModule,
     RadiographDataset,
 )
-from datamodules.studies import Volume, binarize, equivalent_diameter_mm, read_volume
 
 LUNG_HU = -850.0
 """Lung around a nodule, where a patch shows none."""
 
 CONTRAST = {1: 0.08, 2: 0.13, 3: 0.19, 4: 0.26, 5: 0.34}
-"""By subtlety: how much brighter a ball of soft tissue is in its middle, as a share of the film's
-range of grey (1st to 99th percentile)."""
+"""By subtlety: how much brighter a ball of soft tissue is in its middle, as a share of the
+radiograph's range of grey (1st to 99th percentile)."""
 
 CHARACTERISTICS = ("subtlety", "calcified", "irregular", "inhomogeneous")
 
@@ -68,7 +68,7 @@ def characteristics(ratings: Mapping[Any, Any]) -> dict[str, float]:
 def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Look through a nodule from front to back, as a radiograph does.
 
-    X-rays are attenuated in proportion to the density that they cross, and a film shows the
+    X-rays are attenuated in proportion to the density that they cross, and a radiograph shows the
     logarithm of what is left: a nodule adds to it the density that it has over the lung it stands
     in. (Litjens et al. 2010, SPIE, and NODE21's baseline do likewise, but clip at 400 HU, which
     would hide calcification, and scale every nodule to the same brightness, which would hide
@@ -92,45 +92,49 @@ def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def superimpose(
-    film: Volume,
+    radiograph: Volume,
     image: Volume,
     mask: Volume,
     center: tuple[float, float],
     subtlety: float,
 ) -> tuple[Volume, NDArray[np.bool_]]:
-    """Put a nodule into a film, at its physical size.
+    """Put a nodule into a radiograph, at its physical size.
 
     Args:
-        film: bone bright.
+        radiograph: bone bright.
         image: the nodule's CT patch, as for `project`.
         mask: the nodule on the same grid.
-        center: the pixel (y, x) of the film where the patch's middle comes to lie.
+        center: the pixel (y, x) of the radiograph where the patch's middle comes to lie.
         subtlety: 1 (hardly visible) to 5 (obvious), LIDC's scale; sets the contrast, `CONTRAST`.
 
     Returns:
-        The film with the nodule, in the film's type, and the nodule's mask on the film.
+        The radiograph with the nodule, in the radiograph's type, and the nodule's mask on the
+        radiograph.
     """
     water, outline = project(image, mask)
-    step = np.divide(film.spacing_mm, (image.spacing_mm[0], image.spacing_mm[2]))
+    step = np.divide(radiograph.spacing_mm, (image.spacing_mm[0], image.spacing_mm[2]))
     offset = (np.asarray(water.shape) - 1) / 2 - np.asarray(center) * step
-    low, high = np.percentile(film.array, (1, 99))
+    low, high = np.percentile(radiograph.array, (1, 99))
     water_per_mm = (0 - LUNG_HU) / 1000
     ball = equivalent_diameter_mm(mask.array, mask.spacing_mm) * water_per_mm
     contrast = np.interp(subtlety, list(CONTRAST), list(CONTRAST.values()))
 
-    def onto_film(values: NDArray[Any]) -> NDArray[Any]:
+    def onto_radiograph(values: NDArray[Any]) -> NDArray[Any]:
         placed: NDArray[Any] = ndimage.affine_transform(
-            values.astype(np.float32), step, offset, film.array.shape, order=1
+            values.astype(np.float32), step, offset, radiograph.array.shape, order=1
         )
         return placed
 
-    bright = film.array + contrast * (high - low) * onto_film(water) / ball
-    if np.issubdtype(film.array.dtype, np.integer):
-        bright = np.clip(np.rint(bright), 0, np.iinfo(film.array.dtype).max)
+    bright = radiograph.array + contrast * (high - low) * onto_radiograph(water) / ball
+    if np.issubdtype(radiograph.array.dtype, np.integer):
+        bright = np.clip(np.rint(bright), 0, np.iinfo(radiograph.array.dtype).max)
     result = Volume(
-        bright.astype(film.array.dtype), film.spacing_mm, film.origin_mm, film.direction
+        bright.astype(radiograph.array.dtype),
+        radiograph.spacing_mm,
+        radiograph.origin_mm,
+        radiograph.direction,
     )
-    return result, binarize(onto_film(outline)) > 0
+    return result, binarize(onto_radiograph(outline)) > 0
 
 
 @lru_cache(maxsize=64)
@@ -141,15 +145,15 @@ def _patch(path: Path, changed_ns: int) -> Volume:
 
 
 class SuperimposedDataset(RadiographDataset):
-    """Nodules of CT in films.
+    """Nodules of CT in radiographs.
 
-    Rows also have `nodule_image`, `nodule_mask` and `film_patient_id`.
+    Rows also have `nodule_image`, `nodule_mask` and `radiograph_patient_id`.
     """
 
     @property
     def patients(self) -> set[str]:
-        """The nodules' patients and the films'."""
-        return super().patients | {*self.table["film_patient_id"]}
+        """The nodules' patients and the radiographs'."""
+        return super().patients | {*self.table["radiograph_patient_id"]}
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes, the ROI and the contrast."""
@@ -162,34 +166,35 @@ class SuperimposedDataset(RadiographDataset):
                 yield f"{path.name} {path.stat().st_size}"
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
-        """Read a film and put the nodule into it."""
-        film = self.film(row)
+        """Read a radiograph and put the nodule into it."""
+        radiograph = self.radiograph(row)
         lungs = None
         if self.lungs is not None:
-            lungs = read_lungs(self.lungs, row["path"].stem, film.array.shape)
-        center = lung_point(film.array.shape, lungs, self.generator(row))
+            lungs = read_lungs(self.lungs, row["path"].stem, radiograph.array.shape)
+        center = lung_point(radiograph.array.shape, lungs, self.generator(row))
         image, mask = (
             _patch(path, path.stat().st_mtime_ns)
             for path in (row["nodule_image"], row["nodule_mask"])
         )
-        film, inside = superimpose(film, image, mask, center, row["subtlety"])
+        radiograph, inside = superimpose(radiograph, image, mask, center, row["subtlety"])
         if not inside.any():
             message = (
-                f"Nodule {row['name']} comes to lie outside its film: give patches whose middle is "
+                f"Nodule {row['name']} comes to lie outside its radiograph: give patches whose "
+                f"middle is "
                 "the nodule, not whole volumes"
             )
             raise ValueError(message)
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
-        return film, inside, (middle[0], middle[1])
+        return radiograph, inside, (middle[0], middle[1])
 
 
 class SuperimposedRequests(SuperimposedDataset):
-    """The same places and masks, on films without the nodule."""
+    """The same places and masks, on radiographs without the nodule."""
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
-        """Read a film and say where its nodule would be."""
+        """Read a radiograph and say where its nodule would be."""
         _, inside, center = super().nodule(row)
-        return self.film(row), inside, center
+        return self.radiograph(row), inside, center
 
 
 class SuperimposedDataModule(RadiographDataModule):
@@ -197,8 +202,8 @@ class SuperimposedDataModule(RadiographDataModule):
 
     No public set of radiographs says whether a nodule is calcified, what its border and its texture
     are: here the labels come from the readers of the CT (`characteristics`), subtlety sets the
-    contrast, and the mask is exact. Nodules and films are both split by their patients. Prediction
-    asks for nodules like the test split's, in its films as they are.
+    contrast, and the mask is exact. Nodules and radiographs are both split by their patients.
+    Prediction asks for nodules like the test split's, in its radiographs as they are.
     """
 
     attributes = CHARACTERISTICS
@@ -207,13 +212,13 @@ class SuperimposedDataModule(RadiographDataModule):
     def __init__(
         self,
         root: Path,
-        hosts: RadiographDataModule,
+        background_radiographs: RadiographDataModule,
         csv: str = "nodules.csv",
         columns: dict[str, str] | None = None,
         only: dict[str, float] | None = None,
         min_diameter_mm: float = 0.0,
-        films_per_nodule: int = 4,
-        training_films_per_nodule: int | None = None,
+        radiographs_per_nodule: int = 4,
+        training_radiographs_per_nodule: int | None = None,
         subtlety: Literal["rated", "drawn"] = "rated",
         **settings: Any,
     ) -> None:
@@ -222,17 +227,18 @@ class SuperimposedDataModule(RadiographDataModule):
         Args:
             root: folder of CT nodules as `LIDCDataModule` reads it, in 3D; patches with the nodule
                 in their middle, not whole volumes.
-            hosts: whose films without a nodule are used; of its settings only those of its files
-                count.
+            background_radiographs: whose radiographs without a nodule are used; of its settings
+                only those of its files count.
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
             only: the characteristics that nodules must have, such as {calcified: 1}.
             min_diameter_mm: leave out nodules in CT that are smaller, by the ball of their mask's
-                volume: under some 8 mm hardly any is seen on a film. Above 0 reads every mask.
-            films_per_nodule: into how many films each nodule is put.
-            training_films_per_nodule: the same for the training split; null for as many.
+                volume: under some 8 mm hardly any is seen on a radiograph. Above 0 reads every
+                mask.
+            radiographs_per_nodule: into how many radiographs each nodule is put.
+            training_radiographs_per_nodule: the same for the training split; null for as many.
             subtlety: `rated` is the one in CT; `drawn` is drawn by chance, 1 to 5, for each nodule
-                and film, since it is the contrast that makes a nodule subtle on a film.
+                and radiograph, since it is the contrast that makes a nodule subtle on a radiograph.
             settings: see `RadiographDataModule`; `select` is a query over the table of nodules, in
                 its own column names.
 
@@ -241,13 +247,17 @@ class SuperimposedDataModule(RadiographDataModule):
         """
         super().__init__(**settings)
         of_training = (
-            films_per_nodule if training_films_per_nodule is None else (training_films_per_nodule)
+            radiographs_per_nodule
+            if training_radiographs_per_nodule is None
+            else (training_radiographs_per_nodule)
         )
-        if min(films_per_nodule, of_training) < 1 or not min_diameter_mm >= 0:
+        if min(radiographs_per_nodule, of_training) < 1 or not min_diameter_mm >= 0:
             message = (
-                f"films_per_nodule is {films_per_nodule}, training_films_per_nodule "
-                f"{training_films_per_nodule} and min_diameter_mm {min_diameter_mm}: give at least "
-                "one film and 0 mm"
+                f"radiographs_per_nodule is {radiographs_per_nodule}, "
+                f"training_radiographs_per_nodule "
+                f"{training_radiographs_per_nodule} and min_diameter_mm {min_diameter_mm}: give "
+                f"at least "
+                "one radiograph and 0 mm"
             )
             raise ValueError(message)
         for name in only or {}:
@@ -256,12 +266,12 @@ class SuperimposedDataModule(RadiographDataModule):
                 raise ValueError(message)
         self.only = only or {}
         self.root = Path(root)
-        self.hosts = hosts
+        self.background_radiographs = background_radiographs
         self.csv = csv
         self.columns = columns
         self.min_diameter_mm = min_diameter_mm
-        self.films_per_nodule = films_per_nodule
-        self.training_films_per_nodule = of_training
+        self.radiographs_per_nodule = radiographs_per_nodule
+        self.training_radiographs_per_nodule = of_training
         self.subtlety = subtlety
 
     def nodules(self) -> pd.DataFrame:
@@ -304,15 +314,15 @@ class SuperimposedDataModule(RadiographDataModule):
             raise ValueError(message)
         return table
 
-    def normal_films(self) -> pd.DataFrame:
-        """The host's films without a nodule."""
-        return self.hosts.normal_films()
+    def normal_radiographs(self) -> pd.DataFrame:
+        """The background radiograph's radiographs without a nodule."""
+        return self.background_radiographs.normal_radiographs()
 
     def parts(self) -> dict[Split, pd.DataFrame]:
-        """Split nodules and films by patient, and give each nodule films of its own split.
+        """Split nodules and radiographs by patient; each nodule gets radiographs of its split.
 
         Raises:
-            ValueError: If a nodule has no subtlety, or a split has nodules but no film.
+            ValueError: If a nodule has no subtlety, or a split has nodules but no radiograph.
         """
         if self.content == "normal":
             return super().parts()
@@ -326,32 +336,39 @@ class SuperimposedDataModule(RadiographDataModule):
                     for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
                 ]
             )
-        # the hosts' own way to split, which may be an official list, with our shares
-        self.hosts.seed, self.hosts.fractions = self.seed, self.fractions
-        films = self.hosts.split(self.normal_films())
+        # the background_radiographs' own way to split, which may be an official list, with our
+        # shares
+        self.background_radiographs.seed, self.background_radiographs.fractions = (
+            self.seed,
+            self.fractions,
+        )
+        radiographs = self.background_radiographs.split(self.normal_radiographs())
         parts = split_by_patient(nodules, self.seed, self.fractions)
         raise_together(
             [
-                f"The {split} split has {len(part)} nodules, but the hosts have no film in it: "
-                "give hosts with films in every split, or fractions without a share for it"
+                f"The {split} split has {len(part)} nodules, but the background_radiographs have "
+                f"no radiograph in it: "
+                "give background_radiographs with radiographs in every split, or fractions "
+                "without a share for it"
                 for split, part in parts.items()
-                if len(part) and films[split].empty
+                if len(part) and radiographs[split].empty
             ]
         )
-        number = dict.fromkeys(parts, self.films_per_nodule)
-        number["train"] = self.training_films_per_nodule
+        number = dict.fromkeys(parts, self.radiographs_per_nodule)
+        number["train"] = self.training_radiographs_per_nodule
         return {
-            split: self._pair(part, films[split], number[split]) for split, part in parts.items()
+            split: self._pair(part, radiographs[split], number[split])
+            for split, part in parts.items()
         }
 
     def requests(self, table: pd.DataFrame) -> RadiographDataset:
-        """The films of the test split as they are, with the masks of its nodules."""
+        """The radiographs of the test split as they are, with the masks of its nodules."""
         if self.content == "normal":
             return super().requests(table)
         return self._make(SuperimposedRequests, table, 1)
 
-    def _pair(self, nodules: pd.DataFrame, films: pd.DataFrame, number: int) -> pd.DataFrame:
-        """Give each nodule some films; the first ones do not depend on how many."""
+    def _pair(self, nodules: pd.DataFrame, radiographs: pd.DataFrame, number: int) -> pd.DataFrame:
+        """Give each nodule some radiographs; the first ones do not depend on how many."""
         table = nodules.loc[nodules.index.repeat(number)].reset_index(drop=True)
         table["name"] = table["nodule_id"] + "-" + table.groupby("nodule_id").cumcount().astype(str)
         if self.subtlety == "drawn":
@@ -359,10 +376,12 @@ class SuperimposedDataModule(RadiographDataModule):
             table["subtlety"] = [1.0 + number % 5 for number in numbers]
             if "subtlety" in self.only and len(table):
                 table = self._having(table, ["subtlety"]).reset_index(drop=True)
-        drawn = [int(sha256("film", name)[:8], 16) % len(films) for name in table["name"]]
-        chosen = films.iloc[drawn][["path", "spacing_mm", "patient_id"]].reset_index(drop=True)
+        drawn = [int(sha256("film", name)[:8], 16) % len(radiographs) for name in table["name"]]
+        chosen = radiographs.iloc[drawn][["path", "spacing_mm", "patient_id"]].reset_index(
+            drop=True
+        )
         return table.assign(
             path=chosen["path"],
             spacing_mm=chosen["spacing_mm"],
-            film_patient_id=chosen["patient_id"],
+            radiograph_patient_id=chosen["patient_id"],
         )

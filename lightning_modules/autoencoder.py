@@ -16,7 +16,7 @@ from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
-from lightning_modules.core.randomness import Streams
+from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import IntensityWindow
 
@@ -86,8 +86,8 @@ class Autoencoder(LightningModule):
         mean, logvar = self.codec.encode(image)
         keys = ("posterior", self.seed, self.current_epoch, batch_idx)
         processes = self.trainer.world_size
-        streams = Streams.of_step(len(image), self.global_rank, processes, *keys)
-        noise = streams.normal(mean)
+        generators = SampleGenerators.of_step(len(image), self.global_rank, processes, *keys)
+        noise = generators.normal(mean)
         output = self.codec.reconstruct(mean + torch.exp(0.5 * logvar) * noise).float()
         losses = {"l1": F.l1_loss(output, image), "kl": _kl(mean.float(), logvar.float())}
         loss = losses["l1"] + self.kl_weight * losses["kl"]

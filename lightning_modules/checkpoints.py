@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from datamodules.base import UNKNOWN_PATIENTS
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 from lightning_modules.core.adapters import load_base
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser

@@ -19,7 +19,7 @@ import datamodules
 import lightning_modules
 from callbacks.guards import Guards
 from lightning_modules.checkpoints import WholeCheckpointIO
-from lightning_modules.logs import TableLogger
+from lightning_modules.csv_logger import ResumableCSVLogger
 
 PACKAGES = [
     Path(str(package.__file__)).parent for package in (callbacks, datamodules, lightning_modules)
@@ -71,7 +71,7 @@ class NoduleForgeCLI(LightningCLI):
             # what other commands measure does not mix with training
             table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
             kwargs["logger"] = [
-                TableLogger(root / table),
+                ResumableCSVLogger(root / table),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
         plugins = [*(settings.plugins or []), WholeCheckpointIO()]

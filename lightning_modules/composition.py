@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.activity import overlaps, record
+from lightning_modules.core.adapter_analysis import overlaps, record
 from lightning_modules.core.adapters import (
     PREFIX,
     AdapterConfig,
@@ -34,8 +34,8 @@ from lightning_modules.core.composition import (
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import Streams
-from lightning_modules.core.zipping import (
+from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.ziplora import (
     add_coefficients,
     coefficient_overlap,
     coefficients,
@@ -49,7 +49,7 @@ from lightning_modules.heads.cxr import CXRHead
 class SeveralAdapters(AdaptedDiffusion):
     """Several adapters on one frozen base, each with its own data, trained together.
 
-    The data is a `MixedDataModule` whose parts are named like the adapters: in every step each
+    The data is a `CombinedDataModule` whose parts are named like the adapters: in every step each
     adapter sees one batch, and one backward pass carries all of it, which is paper A's alternation
     with gradients accumulated over all adapters.
 
@@ -94,7 +94,9 @@ class SeveralAdapters(AdaptedDiffusion):
         self.merging = merging or Weighted()
 
     @abstractmethod
-    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
+    def learn(
+        self, name: str, batch: NoduleBatch, generators: SampleGenerators
+    ) -> dict[str, Tensor]:
         """Losses of one adapter's batch, before their weights; `diffusion` is the main one."""
 
     @abstractmethod
@@ -114,13 +116,13 @@ class SeveralAdapters(AdaptedDiffusion):
         if set(batch) != set(self.adapters):
             message = (
                 f"The data has the parts {sorted(batch)}, the adapters are "
-                f"{sorted(self.adapters)}: name the parts of MixedDataModule like the adapters."
+                f"{sorted(self.adapters)}: name the parts of CombinedDataModule like the adapters."
             )
             raise ValueError(message)
         total = torch.zeros((), device=self.device)
         for name in self.adapters:
             keys = (self.seed, self.current_epoch, batch_idx)
-            losses = self.learn(name, batch[name], self.streams(batch[name], name, *keys))
+            losses = self.learn(name, batch[name], self.generators(batch[name], name, *keys))
             self.log_dict({f"train/{loss}/{name}": value for loss, value in losses.items()})
             total = total + self.weighted(losses)
         self.log("loss", total.detach(), prog_bar=True, logger=False)
@@ -128,18 +130,18 @@ class SeveralAdapters(AdaptedDiffusion):
 
     def trial_loss(self, batch: NoduleBatch) -> Tensor:
         """The loss of a step that is not taken, in which every adapter has this batch."""
-        streams = Streams([("trial", place) for place in range(len(batch["index"]))])
-        losses = [self.weighted(self.learn(name, batch, streams)) for name in self.adapters]
+        generators = SampleGenerators([("trial", place) for place in range(len(batch["index"]))])
+        losses = [self.weighted(self.learn(name, batch, generators)) for name in self.adapters]
         return torch.stack(losses).sum()
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
         """Losses, and for each pair of adapters whether they act on the same places.
 
-        `core.activity.overlaps` says what is logged for each layer.
+        `core.adapter_analysis.overlaps` says what is logged for each layer.
         """
         super().validation_step(batch, batch_idx)
         network = cast(Denoiser, self.ema.module)
-        denoising = self.denoise(network, batch, self.evaluation_streams(batch), dropout=False)
+        denoising = self.denoise(network, batch, self.evaluation_generators(batch), dropout=False)
         question = (denoising.x_t, denoising.timestep, denoising.conditioning)
         with base_alone(network):
             base = network(*question)
@@ -206,10 +208,12 @@ class CXRComposition(SeveralAdapters):
             else:
                 self.patients |= load_adapter(self.denoiser, name, folder)
 
-    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
+    def learn(
+        self, name: str, batch: NoduleBatch, generators: SampleGenerators
+    ) -> dict[str, Tensor]:
         """Losses of one adapter alone."""
         activate(self.denoiser, {name: 1.0})
-        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
+        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
         return self.losses(self.denoiser, batch, denoising)
 
     def coupling(self) -> Tensor:
@@ -244,7 +248,7 @@ class CXRZip(SeveralAdapters):
     """Trained adapters joined by merger coefficients (ZipLoRA, Shah et al. 2023).
 
     The adapters stay; learned is, for each of them, how much each value that a layer reads takes
-    part (`core.zipping`), so that the network with all of them answers on each adapter's data like
+    part (`core.ziplora`), so that the network with all of them answers on each adapter's data like
     the network with that adapter alone. The adapters that are written have the coefficients in
     them: adding them up is the merge.
 
@@ -273,11 +277,13 @@ class CXRZip(SeveralAdapters):
             self.patients |= load_adapter(self.denoiser, name, cast(Path, folder))
         add_coefficients(self.denoiser)
 
-    def learn(self, name: str, batch: NoduleBatch, streams: Streams) -> dict[str, Tensor]:
+    def learn(
+        self, name: str, batch: NoduleBatch, generators: SampleGenerators
+    ) -> dict[str, Tensor]:
         """How far the answer with all adapters is from that with one alone."""
         network = self.denoiser
         activate(network, dict.fromkeys(self.adapters, 1.0))
-        merged = self.denoise(network, batch, streams, dropout=True)
+        merged = self.denoise(network, batch, generators, dropout=True)
         activate(network, {name: 1.0})
         use_coefficients(network, on=False)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.region import feather, paste
+from lightning_modules.core.inpainting import feather, paste
 
 
 class CopyPaste(LightningModule):
@@ -17,11 +17,11 @@ class CopyPaste(LightningModule):
 
     Copy-paste augmentation (Ghiasi et al. 2021) for nodules: each nodule that is asked for gives
     way, with its surroundings, to another patient's training nodule in one of its augmented
-    versions, whose mask, subtype and ratings it gets. The host's lung begins beyond a soft margin
-    around both masks.
+    versions, whose mask, subtype and ratings it gets. The background radiograph's lung
+    begins beyond a soft margin around both masks.
 
     Args:
-        margin_voxels: over which the donor's surroundings turn into the host's.
+        margin_voxels: over which the donor's surroundings turn into the background radiograph's.
         seed: of the choice of donors.
     """
 
@@ -45,7 +45,7 @@ class CopyPaste(LightningModule):
         order = np.random.default_rng((self.seed, index)).permutation(len(self.donors))
         rows = self.donors.table["patient_id"].tolist()
         for k in order.tolist():
-            if rows[k // self.donors.versions] != patient:
+            if rows[k // self.donors.augmented_copies] != patient:
                 return self.donors[k]
         message = (
             f"All training nodules are of the patient {patient}: copy-paste needs another one."

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.activity import localization_loss
+from lightning_modules.core.adapter_analysis import localization_loss
 from lightning_modules.core.adapters import (
     AdapterConfig,
     activate,
@@ -160,7 +160,7 @@ class AdaptedDiffusion(CXRDiffusion):
     Args:
         args: see `CXRDiffusion`.
         localization: weight of the loss that keeps adapters from changing anything outside the
-            nodule (`core.activity.localization_loss`); 0 saves the base's evaluation.
+            nodule (`core.adapter_analysis.localization_loss`); 0 saves the base's evaluation.
         kwargs: see `CXRDiffusion`.
 
     Attributes:

@@ -102,7 +102,7 @@ class NoduleDetector(DownstreamModule):
         if image.shape[-1] % STRIDE or image.shape[-2] % STRIDE:
             message = (
                 f"Images have {image.shape[-2]} x {image.shape[-1]} pixels, but the encoder halves "
-                f"them five times: set data.film_size to a multiple of {STRIDE}."
+                f"them five times: set data.radiograph_size to a multiple of {STRIDE}."
             )
             raise ValueError(message)
         pixels, nodule = self.network(self.window.normalize(image))
@@ -190,7 +190,7 @@ def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[
         raise ValueError(message)
     settings: dict[str, Any] = {}
     if timm.get_pretrained_cfg(encoder).fixed_input_size:
-        settings["strict_img_size"] = False  # films of any size, padded to whole windows
+        settings["strict_img_size"] = False  # radiographs of any size, padded to whole windows
     if weights is not None:
         settings["pretrained_cfg_overlay"] = {"state_dict": read_weights(weights)}
     try:

@@ -24,9 +24,15 @@ from lightning_modules.core.conditioning import (
 )
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.histogram import bin_centers, soft_histogram
+from lightning_modules.core.inpainting import (
+    feather,
+    inpaint_mask,
+    mean_fill,
+    paste,
+    to_latent_mask,
+)
 from lightning_modules.core.process import DiffusionProcess, Predict, Solver
-from lightning_modules.core.randomness import Streams, generator, sample_noise
-from lightning_modules.core.region import feather, fill, paste, synthesized, touched
+from lightning_modules.core.randomness import SampleGenerators, generator, sample_noise
 from lightning_modules.core.regularizer import Estimate, Regularizer
 from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import ModalityHead
@@ -191,9 +197,9 @@ class NoduleDiffusion(LightningModule):
         """Posterior of the image, and posterior mean of the image with the region filled in."""
         batch = self._on_device(batch)
         image = self.head.window.normalize(batch["image"])
-        region = synthesized(batch["mask"], self.head.margin_voxels)
+        region = inpaint_mask(batch["mask"], self.head.margin_voxels)
         with self.trainer.precision_plugin.forward_context():
-            mean, logvar = self.codec.encode(torch.cat([image, fill(image, region)]))
+            mean, logvar = self.codec.encode(torch.cat([image, mean_fill(image, region)]))
         mean, context = mean.float().chunk(2)
         logvar, _ = logvar.float().chunk(2)
         return {"latent_mean": mean, "latent_logvar": logvar, "context": context}
@@ -203,15 +209,15 @@ class NoduleDiffusion(LightningModule):
 
     def _region(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The region that is synthesized, in voxels of the image and of the latent."""
-        region = synthesized(mask, self.head.margin_voxels)
-        return region, touched(region, self.codec.compression)
+        region = inpaint_mask(mask, self.head.margin_voxels)
+        return region, to_latent_mask(region, self.codec.compression)
 
     # --- training ------------------------------------------------------------------------------
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """One step: diffusion loss and regularizers."""
-        streams = self.streams(batch, "train", self.seed, self.current_epoch, batch_idx)
-        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
+        generators = self.generators(batch, "train", self.seed, self.current_epoch, batch_idx)
+        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
         losses = self.losses(self.denoiser, batch, denoising)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
@@ -219,39 +225,39 @@ class NoduleDiffusion(LightningModule):
 
     def trial_loss(self, batch: NoduleBatch) -> Tensor:
         """The loss of a step that is not taken, to see what memory it needs."""
-        streams = Streams([("trial", place) for place in range(len(batch["index"]))])
-        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
+        generators = SampleGenerators([("trial", place) for place in range(len(batch["index"]))])
+        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
         return self.weighted(self.losses(self.denoiser, batch, denoising))
 
-    def streams(self, batch: NoduleBatch, *keys: int | str) -> Streams:
+    def generators(self, batch: NoduleBatch, *keys: int | str) -> SampleGenerators:
         """Where a step's batch draws from; several processes draw what one would."""
         size = len(batch["index"])
-        return Streams.of_step(size, self.global_rank, self.trainer.world_size, *keys)
+        return SampleGenerators.of_step(size, self.global_rank, self.trainer.world_size, *keys)
 
     def denoise(
-        self, denoiser: Denoiser, batch: NoduleBatch, streams: Streams, dropout: bool
+        self, denoiser: Denoiser, batch: NoduleBatch, generators: SampleGenerators, dropout: bool
     ) -> Denoising:
         """Put noise on a batch and ask the network for what training wants of it.
 
         Args:
             denoiser: the network; the one in training or the averaged one.
             batch: nodules, with cached latents or without.
-            streams: where timesteps, noise and dropout are drawn from.
+            generators: where timesteps, noise and dropout are drawn from.
             dropout: whether conditions are withheld.
         """
         latents = self._latents(batch)
         mask = batch["mask"]
         _, region = self._region(mask)
         mean, logvar = latents["latent_mean"], latents["latent_logvar"]
-        draw = mean + torch.exp(0.5 * logvar) * streams.normal(mean)
+        draw = mean + torch.exp(0.5 * logvar) * generators.normal(mean)
         context = self.codec.standardize(latents["context"])
         # outside the region the model meets what it will meet in synthesis
         latent = torch.where(region > 0, self.codec.standardize(draw), context)
 
-        timestep = self.process.timesteps_at(streams.uniform()).to(mask.device)
-        noise = streams.normal(latent)
+        timestep = self.process.timesteps_at(generators.uniform()).to(mask.device)
+        noise = generators.normal(latent)
         x_t = self.process.add_noise(latent, noise, timestep)
-        withheld = self._dropout(streams) if dropout else None
+        withheld = self._dropout(generators) if dropout else None
         conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
         output = denoiser(x_t, timestep, conditioning)
         return Denoising(latent, noise, timestep, x_t, region, conditioning, output)
@@ -289,11 +295,11 @@ class NoduleDiffusion(LightningModule):
             total = total + cast(Regularizer, regularizer).weight * losses[name]
         return total
 
-    def _dropout(self, streams: Streams) -> dict[str, Tensor]:
-        together = streams.uniform() < self.head.joint_dropout
+    def _dropout(self, generators: SampleGenerators) -> dict[str, Tensor]:
+        together = generators.uniform() < self.head.joint_dropout
         withheld = {}
         for name, conditioner in self.head.conditioners.items():
-            alone = streams.uniform() < conditioner.dropout
+            alone = generators.uniform() < conditioner.dropout
             where = alone | together if conditioner.guided else alone
             withheld[name] = where.to(self.device)
         return withheld
@@ -363,14 +369,16 @@ class NoduleDiffusion(LightningModule):
             batch = {**batch, "histogram": histogram}
         return self.sample(batch)
 
-    def evaluation_streams(self, batch: NoduleBatch) -> Streams:
+    def evaluation_generators(self, batch: NoduleBatch) -> SampleGenerators:
         """Where validation draws from: for each nodule the same in every epoch."""
-        return Streams([("evaluate", self.seed, index) for index in batch["index"].tolist()])
+        return SampleGenerators(
+            [("evaluate", self.seed, index) for index in batch["index"].tolist()]
+        )
 
     def _evaluate(self, batch: NoduleBatch, split: str) -> None:
-        streams = self.evaluation_streams(batch)
+        generators = self.evaluation_generators(batch)
         network = cast(Denoiser, self.ema.module)
-        denoising = self.denoise(network, batch, streams, dropout=False)
+        denoising = self.denoise(network, batch, generators, dropout=False)
         losses = self.losses(network, batch, denoising)
         named = {f"{split}/{name}": value for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)
@@ -401,7 +409,7 @@ class NoduleDiffusion(LightningModule):
         mask, background = batch["mask"], batch["image"]
         region, latent_region = self._region(mask)
         image = self.head.window.normalize(background)
-        mean, _ = self.codec.encode(fill(image, region))
+        mean, _ = self.codec.encode(mean_fill(image, region))
         context = self.codec.standardize(mean.float())
         predict, steps = self._predictor(batch, Surroundings(context, latent_region))
         latent = self.process.sample(

@@ -16,7 +16,7 @@ from noduleforge.compare import compare
 from noduleforge.inspect import inspect
 from noduleforge.memorization import memorization
 from noduleforge.place import place
-from noduleforge.place_films import place_films
+from noduleforge.place_radiographs import place_radiographs
 from noduleforge.prepare.lidc import prepare_lidc
 from noduleforge.prepare.projections import prepare_projections
 from noduleforge.prepare.radiographs import prepare_chestxray14, prepare_jsrt
@@ -35,7 +35,7 @@ COMMANDS: dict[str, Any] = {
     },
     "inspect": inspect,
     "place": place,
-    "place-films": place_films,
+    "place-radiographs": place_radiographs,
     "compare": compare,
     "memorization": memorization,
 }

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from callbacks.scores import interval, seed_weights
-from datamodules.files import written_whole
-from datamodules.studies import read_volume
+from datamodules.io.volumes import read_volume
+from datamodules.io.whole_files import written_whole
 from noduleforge.runs import GENERATION, Measured, by_arm, measured
 
 

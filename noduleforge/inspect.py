@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from datamodules.base import sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
-from datamodules.files import written_whole
+from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
+from datamodules.io.whole_files import written_whole
 from datamodules.lidc import RATINGS, check_hu, read_table, subtype_of
-from datamodules.studies import Volume, equivalent_diameter_mm, read_volume
 from datamodules.superimposed import characteristics
 
 UNKNOWN = "unknown"

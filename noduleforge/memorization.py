@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from callbacks.features import FeatureExtractor
 from callbacks.scores import interval, patient_weights
-from datamodules.augmented import GENERATOR, check_generator
 from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, hold_nothing_out
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
+from datamodules.real_and_synthetic import GENERATOR, check_generator
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 

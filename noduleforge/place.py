@@ -13,10 +13,8 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
-from datamodules.dicom import read_study
-from datamodules.files import written_whole
-from datamodules.lidc import AIR_HU, check_hu, read_table, subtype_of
-from datamodules.studies import (
+from datamodules.io.dicom import read_study
+from datamodules.io.volumes import (
     Volume,
     binarize,
     equivalent_diameter_mm,
@@ -24,6 +22,8 @@ from datamodules.studies import (
     resample,
     write_volume,
 )
+from datamodules.io.whole_files import written_whole
+from datamodules.lidc import AIR_HU, check_hu, read_table, subtype_of
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""

@@ -159,7 +159,7 @@ def read_segmenter(folder: Path) -> Tested:
 
 
 def read_detector(folder: Path) -> Tested:
-    """Every figure of films and their nodules."""
+    """Every figure of radiographs and their nodules."""
     table, youden = detection.read_tables(folder)
     return Tested(
         table[["name", "patient_id", "label", "nodules"]], detection.estimates(table, youden)

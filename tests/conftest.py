@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from datamodules.batch import SUBTYPES, NoduleBatch
-from datamodules.studies import Volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
 
 
 @pytest.fixture(autouse=True)
@@ -103,9 +103,9 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def radiographs(tmp_path: Path) -> Path:
     """20 radiographs without a nodule, of as many patients, in ChestX-ray14's form."""
-    root = tmp_path / "films"
+    root = tmp_path / "radiographs"
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1024, :1024] / 1024
     height = ((y - 0.45) / 0.28) ** 4

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from datamodules import SUBTYPES, LIDCDataModule
 from datamodules.base import patient_key
-from datamodules.studies import Volume, read_volume, write_volume
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
 
@@ -56,8 +56,10 @@ BASE = {
 }
 ARMS = sorted(path.name for path in (CONFIGS / "downstream/augmentation").iterdir())
 BASE |= {f"downstream/augmentation/{arm}": ["downstream/ct_classification.yaml"] for arm in ARMS}
-FILM_ARMS = [arm for arm in ARMS if arm.startswith("cxr_")]
-BASE |= {f"downstream/augmentation/{arm}": ["downstream/cxr_detection.yaml"] for arm in FILM_ARMS}
+RADIOGRAPH_ARMS = [arm for arm in ARMS if arm.startswith("cxr_")]
+BASE |= {
+    f"downstream/augmentation/{arm}": ["downstream/cxr_detection.yaml"] for arm in RADIOGRAPH_ARMS
+}
 for arm in ("half", "2", "4", "only"):
     ratio = f"downstream/augmentation/cxr_synthetic_{arm}.yaml"
     BASE[ratio] = [*BASE[ratio], "downstream/augmentation/cxr_synthetic.yaml"]
@@ -69,13 +71,13 @@ BASE |= {
     f"ablations/cxr/{path.name}": ["cxr/diffusion.yaml", "cxr/composition.yaml"]
     for path in (CONFIGS / "ablations/cxr").iterdir()
 }
-FILMS = ["cxr/diffusion.yaml", "quickstart/cxr_diffusion.yaml"]
+RADIOGRAPHS = ["cxr/diffusion.yaml", "quickstart/cxr_diffusion.yaml"]
 BASE |= {
-    "quickstart/cxr_diffusion.yaml": FILMS[:1],
-    "quickstart/cxr_subtlety.yaml": [*FILMS, "cxr/adapter.yaml"],
-    "quickstart/cxr_irregular.yaml": [*FILMS, "cxr/adapter.yaml"],
-    "quickstart/cxr_composition.yaml": [*FILMS, "cxr/composition.yaml"],
-    "quickstart/cxr_picture.yaml": FILMS,
+    "quickstart/cxr_diffusion.yaml": RADIOGRAPHS[:1],
+    "quickstart/cxr_subtlety.yaml": [*RADIOGRAPHS, "cxr/adapter.yaml"],
+    "quickstart/cxr_irregular.yaml": [*RADIOGRAPHS, "cxr/adapter.yaml"],
+    "quickstart/cxr_composition.yaml": [*RADIOGRAPHS, "cxr/composition.yaml"],
+    "quickstart/cxr_picture.yaml": RADIOGRAPHS,
 }
 
 
@@ -362,10 +364,10 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     return ["--config", str(file)]
 
 
-def insert_into_a_film(films: Path, base: str, tmp_path: Path) -> None:
-    """Run configs/cxr/insert.yaml on a film, with a small base."""
-    film = next(films.rglob("*.png"))
-    row = {"study": film, "spacing_mm": 0.2, "y": 400, "x": 300, "diameter_mm": 9}
+def insert_into_a_radiograph(radiographs: Path, base: str, tmp_path: Path) -> None:
+    """Run configs/cxr/insert.yaml on a radiograph, with a small base."""
+    radiograph = next(radiographs.rglob("*.png"))
+    row = {"study": radiograph, "spacing_mm": 0.2, "y": 400, "x": 300, "diameter_mm": 9}
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
     small = {
         "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), "unet": SMALL_UNET}},
@@ -379,26 +381,34 @@ def insert_into_a_film(films: Path, base: str, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "inserted/nodules.csv")
     assert table["status"].tolist() == ["inserted"]
     written = np.asarray(Image.open(tmp_path / "inserted" / table["image"][0]))
-    assert 0 < (written != np.asarray(Image.open(film).convert("L"))).mean() < 0.05
+    assert 0 < (written != np.asarray(Image.open(radiograph).convert("L"))).mean() < 0.05
 
 
 @pytest.mark.parametrize("scale", ["", "_gpu"])
 def test_radiograph_configs_follow_on_each_other(
-    scale: str, tmp_path: Path, store: Path, films: Path
+    scale: str, tmp_path: Path, store: Path, radiographs: Path
 ) -> None:
     """Autoencoder, patches without nodules, nodules, two adapters, their composition.
 
     On the CPU's scale also ZipLoRA, labels, and what a classifier says of it all.
     """
     fractions = [0.5, 0.25, 0.25]
-    normal = {"root": str(films), "roi_size": 32, "points_per_film": 1, "fractions": fractions}
+    normal = {
+        "root": str(radiographs),
+        "roi_size": 32,
+        "points_per_radiograph": 1,
+        "fractions": fractions,
+    }
     nodules = {
         "root": str(store),
         "select": None,
         "roi_size": 32,
-        "films_per_nodule": 1,
+        "radiographs_per_nodule": 1,
         "fractions": fractions,
-        "hosts": {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}},
+        "background_radiographs": {
+            "class_path": "ChestXray14DataModule",
+            "init_args": {"root": str(radiographs)},
+        },
     }
     if scale:
         normal["num_workers"] = nodules["num_workers"] = 0
@@ -423,7 +433,7 @@ def test_radiograph_configs_follow_on_each_other(
     first = str(run("pretrain", normal, autoencoder=codec))
     base = str(run("diffusion", nodules, init_from=first))
     if not scale:
-        insert_into_a_film(films, base, tmp_path)
+        insert_into_a_radiograph(radiographs, base, tmp_path)
     chosen = {"calcified": {"calcified": 1}, "irregular": {"irregular": 1}}
     for name, only in chosen.items():
         run(name, {**nodules, "only": only}, init_from=base, characteristic=name)
@@ -433,7 +443,7 @@ def test_radiograph_configs_follow_on_each_other(
         seen = json.loads((folder / "patients.json").read_text())
         assert seen == saved["noduleforge"]["training_patients"]
         before = torch.load(codec, weights_only=True)["noduleforge"]["training_patients"]
-        assert {*before} <= {*seen}  # the films' patients, by way of the base
+        assert {*before} <= {*seen}  # the radiographs' patients, by way of the base
     parts = {name: {**nodules, "only": only} for name, only in chosen.items()}
     adapters = {name: str(tmp_path / f"runs/{name}/adapters/{name}") for name in chosen}
     run("composition", {"parts": parts}, init_from=base, adapters=adapters)
@@ -444,7 +454,7 @@ def test_radiograph_configs_follow_on_each_other(
     run("labels", nodules, autoencoder=codec)
 
     root = tmp_path / "runs/classifier"
-    judge = shrink(root, nodules | {"films_per_nodule": 2}, characteristics=[*chosen])
+    judge = shrink(root, nodules | {"radiographs_per_nodule": 2}, characteristics=[*chosen])
     config = [*arguments("downstream/cxr_characteristics.yaml"), *judge]
     main(["fit", *config])
     main(["test", *config])
@@ -475,18 +485,28 @@ def test_radiograph_configs_follow_on_each_other(
         assert table["probability"].between(0, 1).all()
 
 
-def test_synthetic_films_join_the_training_of_a_detector(
+def test_synthetic_radiographs_join_the_training_of_a_detector(
     tmp_path: Path,
     store: Path,
-    films: Path,
+    radiographs: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Inserted into films of training patients, used in the arms, refused in another split."""
+    """Inserted into radiographs of training patients, used in the arms, refused in another
+    split."""
     split = {"fractions": [0.5, 0.2, 0.3], "seed": 4}
-    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-    normal = {"root": str(films), "content": "normal", "points_per_film": 1, **split}
-    nodules = {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1, **split}
+    background_radiographs = {
+        "class_path": "ChestXray14DataModule",
+        "init_args": {"root": str(radiographs)},
+    }
+    normal = {"root": str(radiographs), "content": "normal", "points_per_radiograph": 1, **split}
+    nodules = {
+        "root": str(store),
+        "select": None,
+        "background_radiographs": background_radiographs,
+        "radiographs_per_nodule": 1,
+        **split,
+    }
     codec = tmp_path / "runs/autoencoder"
     trained = shrink(codec, normal | {"roi_size": 32})
     main(["fit", *arguments("cxr/autoencoder.yaml"), *trained])
@@ -494,8 +514,21 @@ def test_synthetic_films_join_the_training_of_a_detector(
     base = shrink(tmp_path / "runs/base", nodules | {"roi_size": 32}, **begin)
     main(["fit", *arguments("cxr/diffusion.yaml"), *base])
 
-    words = ["place-films", "--hosts", "ChestXray14DataModule", "--hosts.root", str(films)]
-    words += ["--hosts.seed", "4", "--hosts.fractions", "[0.5, 0.2, 0.3]", "--split", "train"]
+    words = [
+        "place-radiographs",
+        "--background_radiographs",
+        "ChestXray14DataModule",
+        "--background_radiographs.root",
+        str(radiographs),
+    ]
+    words += [
+        "--background_radiographs.seed",
+        "4",
+        "--background_radiographs.fractions",
+        "[0.5, 0.2, 0.3]",
+        "--split",
+        "train",
+    ]
     words += ["--diameter_mm", "[4, 10]", "--copies", "3", "--shapes", str(store)]
     noduleforge([*words, "--out", str(tmp_path / "requests")])
     requests = {"requests": str(tmp_path / "requests/requests.csv"), "roi_size": 32}
@@ -509,13 +542,13 @@ def test_synthetic_films_join_the_training_of_a_detector(
     main(["predict", *arguments("cxr/insert.yaml"), "--config", str(tmp_path / "insert.yaml")])
     inserted = pd.read_csv(tmp_path / "inserted/nodules.csv")
     assert (inserted["status"] == "inserted").all()
-    assert inserted["image"].is_unique  # copies of a film are films of their own
+    assert inserted["image"].is_unique  # copies of a radiograph are radiographs of their own
 
     def source(class_path: str, **settings: Any) -> dict[str, Any]:
         return {"class_path": class_path, "init_args": settings}
 
-    data: dict[str, Any] = {"film_size": 64, "film_spacing_mm": 6.4, "batch_size": 4}
-    data |= {"versions": 1, "cache_dir": str(tmp_path / "cache")}
+    data: dict[str, Any] = {"radiograph_size": 64, "radiograph_spacing_mm": 6.4, "batch_size": 4}
+    data |= {"augmented_copies": 1, "cache_dir": str(tmp_path / "cache")}
     data["sources"] = {
         "nodules": source("SuperimposedDataModule", **nodules, min_diameter_mm=0),
         "normal": source("ChestXray14DataModule", **normal),
@@ -560,7 +593,7 @@ def test_synthetic_films_join_the_training_of_a_detector(
 
 
 def write_jsrt(root: Path) -> None:
-    """Two films with a nodule and two without, as JSRT is shipped; for testing alone."""
+    """Two radiographs with a nodule and two without, as JSRT is shipped; for testing alone."""
     lines = [f"JPCLN00{k}.IMG\t{k}\t20\t53\tMale\t{700 + k}\t900\tbenign\tx\ty" for k in (1, 2)]
     root.mkdir()
     (root / "CLNDAT_EN.txt").write_bytes("\r\n".join(lines).encode("latin-1"))
@@ -570,32 +603,45 @@ def write_jsrt(root: Path) -> None:
 
 
 @pytest.mark.parametrize("collection", ["jsrt", "chestxray14"])
-def test_a_detector_is_tested_on_a_collection_of_films(
-    collection: str, tmp_path: Path, store: Path, films: Path
+def test_a_detector_is_tested_on_a_collection_of_radiographs(
+    collection: str, tmp_path: Path, store: Path, radiographs: Path
 ) -> None:
-    """Overlays say where nodules and films come from; nodules of JSRT never join training."""
+    """Overlays say where nodules and radiographs come from; nodules of JSRT never join training."""
     boxed = [f"{number:08}_000.png" for number in range(10)]
-    entries = films / "Data_Entry_2017_v2020.csv"
+    entries = radiographs / "Data_Entry_2017_v2020.csv"
     text = entries.read_text()
     for name in boxed:
         text = text.replace(f"{name},No Finding", f"{name},Nodule")
     entries.write_text(text)
     lines = [f"{name},Nodule,300,400,80,70" for name in boxed]
     header = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
-    (films / "BBox_List_2017.csv").write_text("\n".join([header, *lines]) + "\n")
+    (radiographs / "BBox_List_2017.csv").write_text("\n".join([header, *lines]) + "\n")
     write_jsrt(tmp_path / "jsrt")
     config = arguments(f"downstream/cxr_detection_{collection}.yaml")
     overlay = yaml.safe_load((CONFIGS / f"downstream/cxr_detection_{collection}.yaml").read_text())
     sources = overlay["data"]["init_args"]["sources"]
     for source in sources.values():
         settings = source["init_args"]
-        settings["root"] = str(tmp_path / "jsrt" if "JSRT" in source["class_path"] else films)
+        settings["root"] = str(tmp_path / "jsrt" if "JSRT" in source["class_path"] else radiographs)
         settings.setdefault("fractions", [0.5, 0.2, 0.3])
         if "Superimposed" in source["class_path"]:
-            hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-            settings |= {"root": str(store), "select": None, "min_diameter_mm": 0, "hosts": hosts}
-    data = {"sources": sources, "film_size": 64, "film_spacing_mm": 6.4, "batch_size": 2}
-    data |= {"versions": 1, "cache_dir": None}
+            background_radiographs = {
+                "class_path": "ChestXray14DataModule",
+                "init_args": {"root": str(radiographs)},
+            }
+            settings |= {
+                "root": str(store),
+                "select": None,
+                "min_diameter_mm": 0,
+                "background_radiographs": background_radiographs,
+            }
+    data = {
+        "sources": sources,
+        "radiograph_size": 64,
+        "radiograph_spacing_mm": 6.4,
+        "batch_size": 2,
+    }
+    data |= {"augmented_copies": 1, "cache_dir": None}
     trainer = SHRUNKEN["trainer"] | {"default_root_dir": str(tmp_path / "run")}
     (tmp_path / "small.yaml").write_text(
         yaml.safe_dump({"data": {"init_args": data}, "trainer": trainer})
@@ -614,20 +660,23 @@ def test_a_detector_is_tested_on_a_collection_of_films(
 
 
 def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path) -> None:
-    films = tmp_path / "films"
+    radiographs = tmp_path / "radiographs"
     rows = []
     for number in range(4):
         pixels = np.random.default_rng(number).integers(60, 200, (300, 200)).astype(np.uint8)
-        for folder in ("films", "lungs"):
-            (films / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(films / folder / f"f{number}.png")
+        for folder in ("radiographs", "lungs"):
+            (radiographs / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(radiographs / folder / f"f{number}.png")
         split = "train" if number < 2 else "test"
-        row = {"image": f"films/f{number}.png", "patient_id": f"P{number}", "spacing_mm": 0.7}
+        row = {"image": f"radiographs/f{number}.png", "patient_id": f"P{number}", "spacing_mm": 0.7}
         rows.append({**row, "split": split})
-    pd.DataFrame(rows).to_csv(films / "films.csv", index=False)
-    normal = {"root": str(films), "lungs": str(films / "lungs"), "roi_size": 32}
-    hosts = {"class_path": "FolderDataModule", "init_args": {"root": str(films)}}
-    nodules = normal | {"root": str(store), "hosts": hosts}
+    pd.DataFrame(rows).to_csv(radiographs / "radiographs.csv", index=False)
+    normal = {"root": str(radiographs), "lungs": str(radiographs / "lungs"), "roi_size": 32}
+    background_radiographs = {
+        "class_path": "FolderDataModule",
+        "init_args": {"root": str(radiographs)},
+    }
+    nodules = normal | {"root": str(store), "background_radiographs": background_radiographs}
 
     def config(stage: str, data: dict[str, Any], run: str | None = None, **model: Any) -> list[str]:
         root = tmp_path / "runs" / (run or stage)
@@ -648,7 +697,11 @@ def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path
         }
         for run in ("", "apart", "orthogonal")
     }
-    settings = nodules | {"films_per_nodule": 5, "subtlety": "drawn", "fractions": [0.8, 0, 0.2]}
+    settings = nodules | {
+        "radiographs_per_nodule": 5,
+        "subtlety": "drawn",
+        "fractions": [0.8, 0, 0.2],
+    }
     settings |= {"select": None}
     only: dict[str, dict[str, float]] = {"subtlety": {"subtlety": 5}, "irregular": {"irregular": 1}}
     parts = {name: settings | {"only": having} for name, having in only.items()}

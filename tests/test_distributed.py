@@ -66,13 +66,21 @@ def test_two_processes_train_both_stages(tmp_path: Path, store: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_two_processes_train_adapters(tmp_path: Path, store: Path, films: Path) -> None:
+def test_two_processes_train_adapters(tmp_path: Path, store: Path, radiographs: Path) -> None:
     """One adapter, then two together, each from its own nodules, on a frozen base."""
     common = {"roi_size": 32, "batch_size": 1, "cache_dir": None, "fractions": [0.5, 0.25, 0.25]}
-    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-    nodules = common | {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1}
+    background_radiographs = {
+        "class_path": "ChestXray14DataModule",
+        "init_args": {"root": str(radiographs)},
+    }
+    nodules = common | {
+        "root": str(store),
+        "select": None,
+        "background_radiographs": background_radiographs,
+        "radiographs_per_nodule": 1,
+    }
     codec = CODEC | {"spatial_dims": 2}
-    overlay: dict[str, Any] = {"data": {"init_args": common | {"root": str(films)}}}
+    overlay: dict[str, Any] = {"data": {"init_args": common | {"root": str(radiographs)}}}
     model: dict[str, Any] = {"codec": codec}
     overlay["model"] = {"init_args": model}
     last = fit(["cxr/autoencoder"], overlay, tmp_path / "autoencoder", 1)
@@ -95,7 +103,7 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, films: Path) 
 
 
 def test_two_processes_train_what_one_does_on_the_same_global_batch(
-    tmp_path: Path, store: Path, films: Path
+    tmp_path: Path, store: Path, radiographs: Path
 ) -> None:
     """The diffusion model with dropout of conditions, and two adapters side by side."""
     fractions = [0.5, 0.25, 0.25]
@@ -128,9 +136,16 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
     both(plain, [data], "diffusion")
 
     flat = CODEC | {"spatial_dims": 2}
-    normal = {"root": str(films), "roi_size": 32, "cache_dir": None, "fractions": fractions}
-    films_of = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-    nodules = data | {"roi_size": 32, "hosts": films_of, "films_per_nodule": 2}
+    normal = {"root": str(radiographs), "roi_size": 32, "cache_dir": None, "fractions": fractions}
+    radiographs_of = {
+        "class_path": "ChestXray14DataModule",
+        "init_args": {"root": str(radiographs)},
+    }
+    nodules = data | {
+        "roi_size": 32,
+        "background_radiographs": radiographs_of,
+        "radiographs_per_nodule": 2,
+    }
     overlay["data"]["init_args"] = normal | {"batch_size": 2}
     model = overlay["model"]["init_args"] = {"codec": flat}
     codec = fit(["cxr/autoencoder"], overlay, tmp_path / "flat", 1)
@@ -199,7 +214,7 @@ def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: 
 
 
 def test_downstream_figures_are_the_same_on_one_process_and_two(
-    tmp_path: Path, store: Path, films: Path
+    tmp_path: Path, store: Path, radiographs: Path
 ) -> None:
     """An odd number of cases, of which Lightning gives one to both processes."""
     fractions = [0.6, 0.2, 0.2]
@@ -207,15 +222,23 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
     nodules = {"class_path": "LIDCDataModule", "init_args": real}
     ct = {"real": nodules, "batch_size": 2, "cache_dir": None}
     split = {"fractions": fractions, "seed": 0}
-    chest = {"root": str(films), "content": "normal", "points_per_film": 1, **split}
-    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-    put = {"root": str(store), "select": None, "hosts": hosts, "films_per_nodule": 1}
+    chest = {"root": str(radiographs), "content": "normal", "points_per_radiograph": 1, **split}
+    background_radiographs = {
+        "class_path": "ChestXray14DataModule",
+        "init_args": {"root": str(radiographs)},
+    }
+    put = {
+        "root": str(store),
+        "select": None,
+        "background_radiographs": background_radiographs,
+        "radiographs_per_nodule": 1,
+    }
     put |= {**split, "min_diameter_mm": 0, "subtlety": "drawn"}
     sources = {
         "nodules": {"class_path": "SuperimposedDataModule", "init_args": put},
         "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
     }
-    cxr = {"sources": sources, "film_size": 64, "film_spacing_mm": 6.4}
+    cxr = {"sources": sources, "radiograph_size": 64, "radiograph_spacing_mm": 6.4}
     cases: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         "ct_classification": (ct, ("classification.csv", "accuracy.csv")),
         "ct_segmentation": (ct, ("segmentation.csv", "dice.csv")),

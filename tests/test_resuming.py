@@ -57,14 +57,21 @@ cli.main(sys.argv[3:])
 class Runs:
     """Commands on a small data set, each run in a folder of its own."""
 
-    def __init__(self, root: Path, store: Path, films: Path) -> None:
+    def __init__(self, root: Path, store: Path, radiographs: Path) -> None:
         self.root = root
         fractions = [0.5, 0.25, 0.25]
         common: dict[str, Any] = {"roi_size": 16, "batch_size": 2, "cache_dir": None}
         common |= {"fractions": fractions, "root": str(store), "select": None}
-        hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
-        films_of = {"hosts": hosts, "films_per_nodule": 1, "versions": 2}
-        self.data: dict[str, dict[str, Any]] = {"ct": common, "cxr": common | films_of}
+        background_radiographs = {
+            "class_path": "ChestXray14DataModule",
+            "init_args": {"root": str(radiographs)},
+        }
+        radiographs_of = {
+            "background_radiographs": background_radiographs,
+            "radiographs_per_nodule": 1,
+            "augmented_copies": 2,
+        }
+        self.data: dict[str, dict[str, Any]] = {"ct": common, "cxr": common | radiographs_of}
 
     def command(self, stage: str, name: str, data: dict[str, Any], **model: Any) -> list[str]:
         """Arguments of a fit of `STEPS` steps with a checkpoint after every second."""
@@ -136,8 +143,8 @@ def same(one: Any, other: Any, path: str = "") -> list[str]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, store: Path, films: Path) -> Runs:
-    return Runs(tmp_path / "runs", store, films)
+def runs(tmp_path: Path, store: Path, radiographs: Path) -> Runs:
+    return Runs(tmp_path / "runs", store, radiographs)
 
 
 def prepare(runs: Runs, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,9 +156,9 @@ def prepare(runs: Runs, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return data, model
     codec = runs.command(f"{modality}/autoencoder", "codec", data)
     if modality == "cxr":
-        host = runs.data["cxr"]["hosts"]["init_args"]["root"]
+        host = runs.data["cxr"]["background_radiographs"]["init_args"]["root"]
         normal = {"root": host, "roi_size": 16, "batch_size": 2, "cache_dir": None}
-        codec = runs.command("cxr/autoencoder", "codec", normal | {"points_per_film": 1})
+        codec = runs.command("cxr/autoencoder", "codec", normal | {"points_per_radiograph": 1})
     runs.finish(codec)
     path = str(runs.root / "codec/checkpoints/last.ckpt")
     if kind == "diffusion":

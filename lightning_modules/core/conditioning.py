@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from datamodules.batch import SUBTYPES, NoduleBatch
 from lightning_modules.core.histogram import bin_centers, soft_histogram
-from lightning_modules.core.library import HistogramLibrary
-from lightning_modules.core.region import occupancy
+from lightning_modules.core.histogram_bank import HistogramBank
+from lightning_modules.core.inpainting import occupancy
 
 Slot = Literal["channels", "tokens", "embedding"]
 
@@ -296,7 +296,7 @@ class HistogramConditioner(VectorConditioner):
     ) -> None:
         super().__init__(2 * bins, slots, spread_channels, dropout, guided)
         self.bins, self.low, self.high = bins, low, high
-        self.library = HistogramLibrary(bins)
+        self.library = HistogramBank(bins)
 
     @property
     def bin_centers(self) -> Tensor:

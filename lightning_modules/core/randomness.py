@@ -32,7 +32,7 @@ def sample_noise(index: Tensor, shape: Sequence[int], seed: int) -> Tensor:
     return torch.stack(noise).to(index.device)
 
 
-class Streams:
+class SampleGenerators:
     """A stream of random numbers for each sample of a batch.
 
     What a sample draws does not depend on which other samples share its batch or its process:
@@ -46,8 +46,8 @@ class Streams:
         self.generators = [generator(*each) for each in keys]
 
     @classmethod
-    def of_step(cls, size: int, rank: int, world_size: int, *keys: int | str) -> "Streams":
-        """Streams of a training step, in which process `rank` has every n-th sample."""
+    def of_step(cls, size: int, rank: int, world_size: int, *keys: int | str) -> "SampleGenerators":
+        """SampleGenerators of a training step, in which process `rank` has every n-th sample."""
         return cls([(*keys, place) for place in range(rank, size * world_size, world_size)])
 
     def normal(self, like: Tensor) -> Tensor:

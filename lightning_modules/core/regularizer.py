@@ -14,7 +14,7 @@ from lightning_modules.core.histogram import (
     histogram_distance,
     soft_histogram,
 )
-from lightning_modules.core.region import occupancy
+from lightning_modules.core.inpainting import occupancy
 
 
 @dataclass(frozen=True)

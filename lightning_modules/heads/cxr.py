@@ -11,7 +11,7 @@ class CXRHead(ModalityHead):
     """Radiograph nodules by mask (paper A: Singh et al., MIDL 2026, stages 1 and 2).
 
     Args:
-        window: detector units that are mapped to [-1, 1]; 8-bit films have [0, 255], JSRT's
+        window: detector units that are mapped to [-1, 1]; 8-bit radiographs have [0, 255], JSRT's
             [0, 4095].
         conditioners: by default the mask, which guidance contrasts with no mask, and the
             background.

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.dicom import read_header
+from datamodules.io.dicom import read_header
 from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, read_drawings
 from noduleforge.prepare.segmentations import Segment, list_segments
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.dicom import Series, Slice, by_series, order, read_header
+from datamodules.io.dicom import Series, Slice, by_series, order, read_header
 from datamodules.lidc import check_hu
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings

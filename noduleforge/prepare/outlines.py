@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datamodules.studies import equivalent_diameter_mm
+from datamodules.io.volumes import equivalent_diameter_mm
 
 RATINGS = (
     "subtlety",

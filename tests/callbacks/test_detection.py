@@ -272,29 +272,37 @@ def test_both_kinds_of_images_are_needed() -> None:
 
 
 def test_the_config_takes_a_shrunken_step(
-    tmp_path: Path, store: Path, films: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Fit, resume and test with everything that the config chooses but its size."""
     fractions = [0.5, 0.2, 0.3]
-    chest = {"root": str(films), "content": "normal", "fractions": fractions}
-    hosts = {"class_path": "ChestXray14DataModule", "init_args": {"root": str(films)}}
+    chest = {"root": str(radiographs), "content": "normal", "fractions": fractions}
+    background_radiographs = {
+        "class_path": "ChestXray14DataModule",
+        "init_args": {"root": str(radiographs)},
+    }
     put = {
         "root": str(store),
         "select": None,
-        "films_per_nodule": 1,
+        "radiographs_per_nodule": 1,
         "subtlety": "drawn",
         "fractions": fractions,
     }
     sources = {
         "nodules": {
             "class_path": "SuperimposedDataModule",
-            "init_args": {**put, "hosts": hosts},
+            "init_args": {**put, "background_radiographs": background_radiographs},
         },
         "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
     }
     root = tmp_path / "run"
     trainer = {"max_steps": 1, "accelerator": "cpu", "log_every_n_steps": 1}
-    data = {"sources": sources, "film_size": 64, "film_spacing_mm": 4.0, "batch_size": 2}
+    data = {
+        "sources": sources,
+        "radiograph_size": 64,
+        "radiograph_spacing_mm": 4.0,
+        "batch_size": 2,
+    }
     small = {
         "data": {"init_args": {**data, "cache_dir": str(tmp_path / "cache")}},
         "trainer": {**trainer, "enable_progress_bar": False, "default_root_dir": str(root)},

@@ -22,20 +22,20 @@ from scipy.spatial.transform import Rotation
 from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
 from datamodules import (
-    FilmInsertionDataModule,
     InsertionDataModule,
     LIDCDataModule,
+    RadiographInsertionDataModule,
     insertion,
 )
 from datamodules.base import patient_key
-from datamodules.dicom import read_study
 from datamodules.insertion import Edit, apply
-from datamodules.studies import Volume, read_volume, write_volume
-from lightning_modules.core.region import feather, paste
+from datamodules.io.dicom import read_study
+from datamodules.io.volumes import Volume, read_volume, write_volume
+from lightning_modules.core.inpainting import feather, paste
 from noduleforge.prepare.lidc import prepare_lidc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from dicom import uid_of, write_film, write_series
+from dicom import uid_of, write_radiograph, write_series
 
 SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
 INSIDE = (4.0, 2.0, 130.0)
@@ -488,30 +488,30 @@ def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume
     assert len(list((root / "studies").iterdir())) == 2
 
 
-def film(tmp_path: Path, form: str) -> tuple[Path, np.ndarray]:
+def radiograph(tmp_path: Path, form: str) -> tuple[Path, np.ndarray]:
     """A radiograph in a file of a form, and its pixels, bone bright."""
     rng = np.random.default_rng(0)
     if form == "img":
         density = rng.integers(500, 3500, (2048, 2048)).astype(">u2")
-        (tmp_path / "film.IMG").write_bytes(density.tobytes())
-        return tmp_path / "film.IMG", 4095 - density.astype(int)
+        (tmp_path / "radiograph.IMG").write_bytes(density.tobytes())
+        return tmp_path / "radiograph.IMG", 4095 - density.astype(int)
     if form in ("png8", "png16"):
         top, kind = (200, np.uint8) if form == "png8" else (40_000, np.uint16)
         pixels = rng.integers(top // 4, top, (300, 260)).astype(kind)
-        Image.fromarray(pixels).save(tmp_path / "film.png")
-        return tmp_path / "film.png", pixels
+        Image.fromarray(pixels).save(tmp_path / "radiograph.png")
+        return tmp_path / "radiograph.png", pixels
     pixels = rng.integers(500, 3000, (300, 260)).astype(np.uint16)
-    write_film(tmp_path / "film.dcm", pixels, "Known^Patient", form)
-    return tmp_path / "film.dcm", pixels if form == "MONOCHROME2" else 4095 - pixels
+    write_radiograph(tmp_path / "radiograph.dcm", pixels, "Known^Patient", form)
+    return tmp_path / "radiograph.dcm", pixels if form == "MONOCHROME2" else 4095 - pixels
 
 
 @pytest.mark.parametrize("form", ["png8", "png16", "img", "MONOCHROME1", "MONOCHROME2"])
 def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
-    path, pixels = film(tmp_path, form)
+    path, pixels = radiograph(tmp_path, form)
     row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9, "spacing_mm": "0.5"}
     row["patient_id"] = "007"
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
-    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
     trainer = Trainer(
         default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
         enable_progress_bar=False, callbacks=[StudyWriter()],
@@ -532,7 +532,7 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
     mask = read_volume(tmp_path / "out" / table["mask"][0])
     area = mask.array.sum() * np.prod(mask.spacing_mm)
     assert area == pytest.approx(np.pi / 4 * 81, rel=0.15)
-    # painted with 0, with the film's own finest detail left
+    # painted with 0, with the radiograph's own finest detail left
     assert after.array[mask.array > 0].mean() < 0.3 * before.array[mask.array > 0].mean()
     page = (tmp_path / "out/index.html").read_text()
     assert 'src="pictures/synthetic-nodule-0000.png"' in page
@@ -549,10 +549,10 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
             assert "Error" not in told.stderr + told.stdout, told.stderr
 
 
-def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
-    path, _ = film(tmp_path, "png8")
+def test_radiographs_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
+    path, _ = radiograph(tmp_path, "png8")
     (tmp_path / "broken.dcm").write_bytes(b"not DICOM")
-    write_film(tmp_path / "colour.dcm", np.zeros((300, 260), np.uint16), "p", "MONOCHROME2")
+    write_radiograph(tmp_path / "colour.dcm", np.zeros((300, 260), np.uint16), "p", "MONOCHROME2")
     data = pydicom.dcmread(tmp_path / "colour.dcm")
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.PixelData = bytes(300 * 260 * 6)
@@ -561,7 +561,7 @@ def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     names = (path.name, "broken.dcm", "none.dcm", "colour.dcm")
     rows = [{"study": name, **where} for name in names]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
     data.setup("predict")
     told = " ".join(data.failed.values())
     reasons = ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist")
@@ -570,14 +570,14 @@ def test_films_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_pictures_spacing_may_differ_by_axis(tmp_path: Path) -> None:
-    path, _ = film(tmp_path, "png8")
+    path, _ = radiograph(tmp_path, "png8")
     row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9}
     rows = [
         {**row, "spacing_mm": "0.5 0.25"},
         {**row, "study": f"./{path.name}", "spacing_mm": "-"},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
     assert data.read(path, rows[0]).spacing_mm == (0.5, 0.25)
     data.setup("predict")
     assert list(data.failed.values()) == [

@@ -57,9 +57,11 @@ class Balls(NoduleDataset):
 
 class BallModule(NoduleDataModule):
     def build(self) -> dict[str, NoduleDataset]:
-        versions = {"train": self.versions}
+        augmented_copies = {"train": self.augmented_copies}
         return {
-            split: Balls([0, 0, 0, 1, 2][:number], (12, 12, 12), versions.get(split, 1), self.seed)
+            split: Balls(
+                [0, 0, 0, 1, 2][:number], (12, 12, 12), augmented_copies.get(split, 1), self.seed
+            )
             for split, number in {"train": 5, "val": 3, "test": 2, "predict": 0}.items()
         }
 
@@ -78,15 +80,16 @@ def assert_same(first: Any, second: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(12, 12, 12), (16, 16)])
 def test_versions_do_not_depend_on_what_was_read_before(shape: tuple[int, ...]) -> None:
-    """Augmentation shares one read among a nodule's versions, in whatever order they are asked."""
-    straight = Balls([0, 1, 2], shape, versions=4)
+    """Augmentation shares one read among a nodule's versions, in whatever order they are
+    asked."""
+    straight = Balls([0, 1, 2], shape, augmented_copies=4)
     reads = []
     counted = straight.read
     straight.read = lambda nodule, size: reads.append(nodule) or counted(nodule, size)  # type: ignore[method-assign,func-returns-value]
     items = [straight[index] for index in range(12)]
     assert reads == [0, 0, 1, 1, 2, 2]
     for index in (5, 11, 4, 5, 6, 1, 3):
-        assert_same(Balls([0, 1, 2], shape, versions=4)[index], items[index])
+        assert_same(Balls([0, 1, 2], shape, augmented_copies=4)[index], items[index])
         assert_same(straight[index], items[index])
 
 
@@ -135,7 +138,7 @@ def test_bad_fractions(fractions: tuple[float, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(12, 14), (10, 12, 14)])
 def test_items_are_pure(shape: tuple[int, ...]) -> None:
-    data = Balls([0, 1], shape, versions=3, seed=7)
+    data = Balls([0, 1], shape, augmented_copies=3, seed=7)
     torch.manual_seed(0)
     items = [data[i] for i in range(6)]
     state = torch.get_rng_state()
@@ -154,7 +157,7 @@ def test_items_are_pure(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(item["origin_mm"], items[0]["origin_mm"])
     assert not torch.equal(items[0]["image"], items[1]["image"])
     assert not torch.equal(items[1]["image"], items[2]["image"])
-    other = Balls([0, 1], shape, versions=3, seed=8)
+    other = Balls([0, 1], shape, augmented_copies=3, seed=8)
     assert not torch.equal(other[1]["image"], items[1]["image"])
     with pytest.raises(IndexError):
         data[6]
@@ -193,8 +196,8 @@ def test_every_axis_is_flipped() -> None:
 
 
 def test_versions_below_one() -> None:
-    with pytest.raises(ValueError, match="versions is 0"):
-        Balls([0], (4, 4), versions=0)
+    with pytest.raises(ValueError, match="augmented_copies is 0"):
+        Balls([0], (4, 4), augmented_copies=0)
 
 
 SUBTYPES = [0] * 90 + [1] * 8 + [2] * 2
@@ -217,14 +220,14 @@ def test_sampler_is_pure() -> None:
 
 def test_balanced_draws_every_subtype_as_often() -> None:
     sampler = SubtypeSampler(SUBTYPES, 2, True, seed=0)
-    counts, versions = np.zeros(3), np.zeros(2)
+    counts, augmented_copies = np.zeros(3), np.zeros(2)
     for epoch in range(50):
         sampler.set_epoch(epoch)
         for item in sampler:
             counts[SUBTYPES[item // 2]] += 1
-            versions[item % 2] += 1
+            augmented_copies[item % 2] += 1
     np.testing.assert_allclose(counts / 5000, 1 / 3, atol=0.03)
-    np.testing.assert_allclose(versions / 5000, 1 / 2, atol=0.03)
+    np.testing.assert_allclose(augmented_copies / 5000, 1 / 2, atol=0.03)
 
 
 def test_unbalanced_draws_every_nodule_once() -> None:
@@ -241,7 +244,7 @@ def test_processes_share_one_order(balance: bool) -> None:
 
 
 def test_loaders() -> None:
-    module = BallModule(batch_size=2, versions=2, balance=False)
+    module = BallModule(batch_size=2, augmented_copies=2, balance=False)
     module.setup("fit")
     train = list(module.train_dataloader())
     assert [batch["image"].shape for batch in train] == [(2, 1, 12, 12, 12)] * 2
@@ -256,7 +259,7 @@ def test_loaders() -> None:
 def test_workers_change_nothing() -> None:
     batches = []
     for workers in (0, 1):
-        module = BallModule(batch_size=2, versions=3, num_workers=workers, seed=3)
+        module = BallModule(batch_size=2, augmented_copies=3, num_workers=workers, seed=3)
         module.setup()
         loader = module.train_dataloader()
         loader.sampler.set_epoch(2)  # type: ignore[attr-defined]
@@ -302,7 +305,7 @@ def test_lightning_sets_the_epoch_and_refuses_to_resume_on_other_data(tmp_path: 
         "limit_val_batches": 0,
         "default_root_dir": tmp_path,
     }
-    recorder, data = Recorder(), BallModule(batch_size=5, versions=2, seed=3)
+    recorder, data = Recorder(), BallModule(batch_size=5, augmented_copies=2, seed=3)
     trainer = Trainer(max_epochs=3, **settings)
     trainer.fit(recorder, data)
     sampler = SubtypeSampler([0, 0, 0, 1, 2], 2, True, seed=3)
@@ -312,11 +315,13 @@ def test_lightning_sets_the_epoch_and_refuses_to_resume_on_other_data(tmp_path: 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = Recorder()
     Trainer(max_epochs=4, **settings).fit(
-        again, BallModule(batch_size=5, versions=2, seed=3), ckpt_path=str(tmp_path / "last.ckpt")
+        again,
+        BallModule(batch_size=5, augmented_copies=2, seed=3),
+        ckpt_path=str(tmp_path / "last.ckpt"),
     )
     sampler.set_epoch(3)
     assert again.seen == [list(sampler)]
-    other = BallModule(batch_size=5, versions=2, seed=4)
+    other = BallModule(batch_size=5, augmented_copies=2, seed=4)
     with pytest.raises(ValueError, match="resume with the same files"):
         Trainer(max_epochs=4, **settings).fit(
             Recorder(), other, ckpt_path=str(tmp_path / "last.ckpt")
@@ -324,8 +329,11 @@ def test_lightning_sets_the_epoch_and_refuses_to_resume_on_other_data(tmp_path: 
 
 
 def test_fingerprint_and_checkpoint() -> None:
-    first, same = BallModule(versions=2, seed=0), BallModule(versions=2, seed=0, batch_size=1)
-    other = BallModule(versions=2, seed=1)
+    first, same = (
+        BallModule(augmented_copies=2, seed=0),
+        BallModule(augmented_copies=2, seed=0, batch_size=1),
+    )
+    other = BallModule(augmented_copies=2, seed=1)
     assert first.fingerprint == same.fingerprint
     assert len(first.fingerprint) == 64
     same.load_state_dict(first.state_dict())

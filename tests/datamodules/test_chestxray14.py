@@ -69,8 +69,8 @@ def test_boxes_become_masks_at_the_images_own_spacing(tmp_path: Path) -> None:
     assert item["patient_id"] == "0"
 
 
-def test_normal_films_have_neither_nodule_nor_mass(tmp_path: Path) -> None:
-    data = module(write_set(tmp_path), content="normal", points_per_film=1).datasets["test"]
+def test_normal_radiographs_have_neither_nodule_nor_mass(tmp_path: Path) -> None:
+    data = module(write_set(tmp_path), content="normal", points_per_radiograph=1).datasets["test"]
     names = sorted(data[number]["name"] for number in range(len(data)))
     assert names == ["00000000_001-0", "00000001_003-0", "00000002_005-0"]
 
@@ -133,13 +133,15 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
         module(root)
 
 
-@pytest.mark.skipif("NODULE_DATA" not in os.environ, reason="NODULE_DATA is not set: no real films")
-def test_the_real_tables_and_films() -> None:
+@pytest.mark.skipif(
+    "NODULE_DATA" not in os.environ, reason="NODULE_DATA is not set: no real radiographs"
+)
+def test_the_real_tables_and_radiographs() -> None:
     root = Path(os.environ["NODULE_DATA"]) / "chestxray14"
     boxes = read_boxes(root / "BBox_List_2017.csv")
     assert len(boxes) == 984
     assert (boxes["finding"] == "Nodule").sum() == 79
-    data = module(root, content="normal", points_per_film=1, fractions=(0.7, 0.1, 0.2))
+    data = module(root, content="normal", points_per_radiograph=1, fractions=(0.7, 0.1, 0.2))
     turned = set((root / "rotated.txt").read_text().split())
     for split in ("train", "val", "test"):
         dataset = data.datasets[split]

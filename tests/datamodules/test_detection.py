@@ -1,4 +1,4 @@
-"""Whole films: which rows are one image, what is in it, and that nothing is in two splits."""
+"""Whole radiographs: which rows are one image, what is in it, and that nothing is in two splits."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ import torch
 from datamodules.base import Split, patient_key
 from datamodules.detection import DetectionDataModule, DetectionDataset, origins
 from datamodules.folder import FolderDataModule
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.radiographs import RadiographDataModule
-from datamodules.studies import Volume, read_volume, write_volume
 from datamodules.superimposed import SuperimposedDataModule
 
 SHAPE, SPACING_MM = (60, 40), 2.0
 
 
 class Listed(RadiographDataModule):
-    """Films of random pixels, one for each row; rows say their split."""
+    """Radiographs of random pixels, one for each row; rows say their split."""
 
     attributes = ("subtlety",)
 
@@ -37,7 +37,7 @@ class Listed(RadiographDataModule):
     def nodules(self) -> pd.DataFrame:
         return self.table
 
-    def normal_films(self) -> pd.DataFrame:
+    def normal_radiographs(self) -> pd.DataFrame:
         return self.table
 
     def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
@@ -55,13 +55,18 @@ def normal(file: str, **more: Any) -> dict[str, Any]:
 
 
 def module(sources: dict[str, RadiographDataModule], **settings: Any) -> DetectionDataModule:
-    given = {"film_size": 64, "film_spacing_mm": SPACING_MM, "cache_dir": None, **settings}
+    given = {
+        "radiograph_size": 64,
+        "radiograph_spacing_mm": SPACING_MM,
+        "cache_dir": None,
+        **settings,
+    }
     data = DetectionDataModule(sources, **given)
     data.setup()
     return data
 
 
-def test_rows_of_one_film_are_one_image_with_all_its_nodules(tmp_path: Path) -> None:
+def test_rows_of_one_radiograph_are_one_image_with_all_its_nodules(tmp_path: Path) -> None:
     rows = [
         nodule("a", name="a-0", subtlety=2.0),
         nodule("b", name="b-0", subtlety=np.nan),
@@ -70,7 +75,7 @@ def test_rows_of_one_film_are_one_image_with_all_its_nodules(tmp_path: Path) -> 
     data = module({"boxes": Listed(tmp_path, rows)}).datasets["train"]
     assert [item["name"] for item in data] == ["boxes-a-0", "boxes-b-0"]
     item = data[0]
-    # the film's middle pixel (29.5, 19.5) lies at pixel (32, 32)
+    # the radiograph's middle pixel (29.5, 19.5) lies at pixel (32, 32)
     y, x = np.mgrid[:64, :64]
     expected = np.zeros((64, 64), bool)
     for row, column in ((20, 15), (40, 30)):
@@ -85,30 +90,39 @@ def test_rows_of_one_film_are_one_image_with_all_its_nodules(tmp_path: Path) -> 
     assert np.isnan(float(data[1]["attributes"]["subtlety"]))
 
 
-def test_a_film_is_resampled_about_its_middle_and_dark_beyond(tmp_path: Path) -> None:
+def test_a_radiograph_is_resampled_about_its_middle_and_dark_beyond(tmp_path: Path) -> None:
     large = nodule("a", 29.5, 19.5, half_y=10.0, half_x=6.0)
-    data = module({"n": Listed(tmp_path, [large])}, film_spacing_mm=1.0)
+    data = module({"n": Listed(tmp_path, [large])}, radiograph_spacing_mm=1.0)
     item = data.datasets["train"][0]
     image, mask = item["image"][0].numpy(), item["mask"][0].numpy() > 0
     assert image.shape == (64, 64)
     np.testing.assert_allclose([axis.mean() for axis in np.nonzero(mask)], [32, 32], atol=0.5)
     assert mask.sum() == pytest.approx(np.pi * 20 * 12, rel=0.1)  # half axes of 20 and 12 mm
-    wide = module({"n": Listed(tmp_path, [nodule("a")])}, film_spacing_mm=4.0).datasets["train"][0]
-    assert set(np.unique(wide["image"][0, :10])) == {float(wide["image"].min())}  # no film
+    wide = module({"n": Listed(tmp_path, [nodule("a")])}, radiograph_spacing_mm=4.0).datasets[
+        "train"
+    ][0]
+    assert set(np.unique(wide["image"][0, :10])) == {float(wide["image"].min())}  # no radiograph
 
 
-def test_films_of_all_ranges_of_grey_look_alike(tmp_path: Path) -> None:
+def test_radiographs_of_all_ranges_of_grey_look_alike(tmp_path: Path) -> None:
     data = module({"n": Listed(tmp_path, [nodule("a"), nodule("b")])}).datasets["train"]
-    film = read_volume(tmp_path / "b.mha")
-    deep = Volume(film.array * 16 + 99, film.spacing_mm, film.origin_mm, film.direction)
+    radiograph = read_volume(tmp_path / "b.mha")
+    deep = Volume(
+        radiograph.array * 16 + 99,
+        radiograph.spacing_mm,
+        radiograph.origin_mm,
+        radiograph.direction,
+    )
     write_volume(tmp_path / "b.mha", deep)
     torch.testing.assert_close(data[0]["image"], data[1]["image"], atol=0.01, rtol=0)
     assert float(data[0]["image"][0, 4:60, 14:50].mean()) == pytest.approx(127, abs=5)
 
 
-def test_points_in_a_film_without_a_nodule_are_one_image(tmp_path: Path) -> None:
-    films = Listed(tmp_path, [normal("a"), normal("b")], content="normal", points_per_film=4)
-    data = module({"healthy": films}).datasets["train"]
+def test_points_in_a_radiograph_without_a_nodule_are_one_image(tmp_path: Path) -> None:
+    radiographs = Listed(
+        tmp_path, [normal("a"), normal("b")], content="normal", points_per_radiograph=4
+    )
+    data = module({"healthy": radiographs}).datasets["train"]
     assert len(data) == 2
     for item in data:
         assert item["name"].startswith("healthy-")
@@ -119,19 +133,21 @@ def test_points_in_a_film_without_a_nodule_are_one_image(tmp_path: Path) -> None
 
 def test_masks_of_a_folder_are_joined_too(tmp_path: Path) -> None:
     geometry: tuple[Any, ...] = ((SPACING_MM,) * 2, (0.0, 0.0), np.eye(2))
-    write_volume(tmp_path / "film.mha", Volume(np.ones(SHAPE, np.int16), *geometry))
+    write_volume(tmp_path / "radiograph.mha", Volume(np.ones(SHAPE, np.int16), *geometry))
     rows = []
     for number in range(2):
         mask = np.zeros(SHAPE, np.uint8)
         mask[10 + 20 * number : 14 + 20 * number, 8:12] = 1
         write_volume(tmp_path / f"mask{number}.mha", Volume(mask, *geometry))
         rows.append(
-            {"nodule_id": f"n{number}", "patient_id": "P", "image": "film.mha"}
+            {"nodule_id": f"n{number}", "patient_id": "P", "image": "radiograph.mha"}
             | {"mask": f"mask{number}.mha", "subtype": "solid"}
         )
     pd.DataFrame(rows).to_csv(tmp_path / "nodules.csv", index=False)
     folder = FolderDataModule(tmp_path, content="nodules", fractions=(1, 0, 0))
-    data = module({"folder": folder}, film_size=128, film_spacing_mm=1.0).datasets["train"]
+    data = module({"folder": folder}, radiograph_size=128, radiograph_spacing_mm=1.0).datasets[
+        "train"
+    ]
     assert len(data) == 1
     mask = data[0]["mask"][0].numpy()
     y, x = np.nonzero(mask)
@@ -139,14 +155,16 @@ def test_masks_of_a_folder_are_joined_too(tmp_path: Path) -> None:
     np.testing.assert_allclose([y.min(), y.max(), x.min(), x.max()], [25, 71, 41, 47], atol=1)
 
 
-def superimposed(root: Path, store: Path, films: list[str]) -> SuperimposedDataModule:
-    rows = [normal(f"{number}_000", patient_id=str(int(number))) for number in films]
-    hosts = Listed(root, rows, content="normal")
-    settings: dict[str, Any] = {"subtlety": "drawn", "films_per_nodule": 2, "cache_dir": None}
-    return SuperimposedDataModule(store, hosts, fractions=(1, 0, 0), **settings)
+def superimposed(root: Path, store: Path, radiographs: list[str]) -> SuperimposedDataModule:
+    rows = [normal(f"{number}_000", patient_id=str(int(number))) for number in radiographs]
+    background_radiographs = Listed(root, rows, content="normal")
+    settings: dict[str, Any] = {"subtlety": "drawn", "radiographs_per_nodule": 2, "cache_dir": None}
+    return SuperimposedDataModule(store, background_radiographs, fractions=(1, 0, 0), **settings)
 
 
-def test_each_nodule_put_into_a_film_is_an_image_of_its_own(tmp_path: Path, store: Path) -> None:
+def test_each_nodule_put_into_a_radiograph_is_an_image_of_its_own(
+    tmp_path: Path, store: Path
+) -> None:
     data = module({"put": superimposed(tmp_path, store, ["00000007"])}).datasets["train"]
     assert len(data) == 30 * 2
     first, second = data[0], data[1]
@@ -163,16 +181,18 @@ def test_training_draws_both_kinds_of_images_equally_often(tmp_path: Path) -> No
         "few": Listed(tmp_path, [nodule(f"n{i}") for i in range(2)]),
         "many": Listed(tmp_path, [normal(f"h{i}") for i in range(38)], content="normal"),
     }
-    data = module(sources, film_size=8, film_spacing_mm=10.0, batch_size=10)
+    data = module(sources, radiograph_size=8, radiograph_spacing_mm=10.0, batch_size=10)
     labels = [batch["attributes"]["nodule"] for batch in data.train_dataloader() for _ in [0]]
     assert 0.25 < np.concatenate(labels).mean() < 0.75
-    plain = module(sources, film_size=8, film_spacing_mm=10.0, batch_size=40, balance=False)
+    plain = module(
+        sources, radiograph_size=8, radiograph_spacing_mm=10.0, batch_size=40, balance=False
+    )
     (batch,) = plain.train_dataloader()
     assert batch["attributes"]["nodule"].sum() == 2
 
 
 def test_versions_are_augmented(tmp_path: Path) -> None:
-    data = module({"n": Listed(tmp_path, [nodule("a")])}, versions=3).datasets["train"]
+    data = module({"n": Listed(tmp_path, [nodule("a")])}, augmented_copies=3).datasets["train"]
     assert len(data) == 3
     assert data[1]["image"].shape == data[0]["image"].shape
     assert not data[1]["image"].equal(data[0]["image"])
@@ -184,18 +204,18 @@ def test_versions_are_augmented(tmp_path: Path) -> None:
         ("JPCLN001", "x", "patient 'JPCLN001' of JSRT"),
         ("00000012_003", "12", "patient '12' of ChestX-ray14"),
         ("00000012_003-synthetic", "12", "patient '12' of ChestX-ray14"),
-        ("film", "12", "patient '12'"),
+        ("radiograph", "12", "patient '12'"),
     ],
 )
 def test_file_names_of_collections_say_the_patient(file: str, patient: str, expected: str) -> None:
     row = {"path": Path("folder") / f"{file}.png", "patient_id": patient}
     assert origins(row, {}) == {expected}
-    both = row | {"patient_id": "LIDC-IDRI-0001", "film_patient_id": patient}
+    both = row | {"patient_id": "LIDC-IDRI-0001", "radiograph_patient_id": patient}
     assert origins(both, {}) == {expected, "patient 'LIDC-IDRI-0001'"}
 
 
-def test_a_film_of_another_collection_is_known_by_its_source(tmp_path: Path) -> None:
-    """NODE21 has JSRT's films under its own names."""
+def test_a_radiograph_of_another_collection_is_known_by_its_source(tmp_path: Path) -> None:
+    """NODE21 has JSRT's radiographs under its own names."""
     jsrt = Listed(tmp_path, [nodule("JPCLN001", split="test")])
     node21 = Listed(tmp_path, [nodule("n0007")])
     table = tmp_path / "originals.csv"
@@ -208,17 +228,19 @@ def test_a_film_of_another_collection_is_known_by_its_source(tmp_path: Path) -> 
     made = Listed(tmp_path, [nodule("synthetic-n0007-1a2b3c")])
     with pytest.raises(ValueError, match="'JPCLN001' of JSRT is in test of jsrt and in train of"):
         module({"jsrt": jsrt, "made": made}, source_ids=table)
-    # a film of a collection that says no patient is compared itself
+    # a radiograph of a collection that says no patient is compared itself
     other = Listed(tmp_path, [nodule("n0008", split="val")])
     names = {"image": ["n0007.mha", "n0008.mha"], "source_id": ["CXR9_IM-1.png"] * 2}
     pd.DataFrame(names).to_csv(table, index=False)
-    with pytest.raises(ValueError, match="The film 'CXR9_IM-1' is in train of a and in val of b"):
+    with pytest.raises(
+        ValueError, match="The radiograph 'CXR9_IM-1' is in train of a and in val of b"
+    ):
         module({"a": node21, "b": other}, source_ids=table)
 
 
 def test_no_patient_is_in_two_splits_of_two_sources(tmp_path: Path, store: Path) -> None:
     chest = Listed(tmp_path, [normal("00000001_005", split="test")], content="normal")
-    apart = Listed(tmp_path, [nodule("film", patient_id="1")])
+    apart = Listed(tmp_path, [nodule("radiograph", patient_id="1")])
     module({"chest": chest, "apart": apart})  # another collection's patient 1
     with pytest.raises(ValueError, match=r"'1' of ChestX-ray14 is in train of put and in test of"):
         module({"put": superimposed(tmp_path, store, ["00000001"]), "chest": chest})
@@ -231,7 +253,7 @@ def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
     def print_of(rows: list[dict[str, Any]], **settings: Any) -> str:
         return module({"n": Listed(tmp_path, rows)}, **settings).fingerprint
 
-    changed: list[dict[str, Any]] = [{}, {"film_size": 32}, {"film_spacing_mm": 1.0}]
+    changed: list[dict[str, Any]] = [{}, {"radiograph_size": 32}, {"radiograph_spacing_mm": 1.0}]
     prints = [print_of([nodule("a")], **settings) for settings in changed]
     prints.append(print_of([nodule("a", 25)]))
     assert len(set(prints)) == 4
@@ -241,8 +263,8 @@ def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     source = {"n": Listed(tmp_path, [nodule("a", 2, 2)])}
     with pytest.raises(ValueError, match=r"No nodule of n-a is within 16 pixels of 2\.0 mm"):
-        module(source, film_size=16).datasets["train"][0]
-    with pytest.raises(ValueError, match="There are 0 sources, film_size is 64"):
+        module(source, radiograph_size=16).datasets["train"][0]
+    with pytest.raises(ValueError, match="There are 0 sources, radiograph_size is 64"):
         module({})
     with pytest.raises(FileNotFoundError, match=r"absent\.csv does not exist"):
         module(source, source_ids=tmp_path / "absent.csv")
@@ -251,8 +273,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         module(source, source_ids=tmp_path / "other.csv")
 
 
-def synthetic_film(root: Path, name: str, patient: str, seen: list[str]) -> FolderDataModule:
-    """A film with an inserted nodule, as `StudyWriter` leaves it."""
+def synthetic_radiograph(root: Path, name: str, patient: str, seen: list[str]) -> FolderDataModule:
+    """A radiograph with an inserted nodule, as `StudyWriter` leaves it."""
     inside = np.zeros(SHAPE, np.uint8)
     inside[20:26, 10:16] = 1
     for kind, array in (("studies", inside * 50), ("masks", inside)):
@@ -266,25 +288,26 @@ def synthetic_film(root: Path, name: str, patient: str, seen: list[str]) -> Fold
     return FolderDataModule(root, content="nodules", cache_dir=None, seed=3)
 
 
-def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
+def test_synthetic_radiographs_are_for_training_alone(tmp_path: Path) -> None:
     real = Listed(tmp_path, [nodule("00000001_000", patient_id="1"),
                              nodule("00000002_000", patient_id="2", split="test")])  # fmt: skip
-    made = synthetic_film(tmp_path / "made", "00000001_000-abc", "1", [patient_key("1")])
+    made = synthetic_radiograph(tmp_path / "made", "00000001_000-abc", "1", [patient_key("1")])
     data = module({"real": real}, synthetic={"made": made})
-    assert [f.name for f in data.datasets["train"].films] == [
+    assert [f.name for f in data.datasets["train"].radiographs] == [
         "real-00000001_000",
         "made-synthetic-n",
     ]
     assert [len(data.datasets[split]) for split in ("val", "test")] == [0, 1]
     # 36 pixels, of a grid that lies half a pixel aside
     assert 30 <= data.datasets["train"][1]["mask"].sum() <= 49
-    # the generator has seen the test patient or does not say; the film itself is of that patient
+    # the generator has seen the test patient or does not say; the radiograph itself is of that
+    # patient
     for seen, message in (([patient_key("2")], "of the test split, such as '2'"),
                           (["unknown"], "do not say on whom")):  # fmt: skip
-        other = synthetic_film(tmp_path / "seen", "00000001_000-abc", "1", seen)
+        other = synthetic_radiograph(tmp_path / "seen", "00000001_000-abc", "1", seen)
         with pytest.raises(ValueError, match=message):
             module({"real": real}, synthetic={"made": other})
-    leak = synthetic_film(tmp_path / "leak", "00000002_000-abc", "2", [])
+    leak = synthetic_radiograph(tmp_path / "leak", "00000002_000-abc", "2", [])
     with pytest.raises(
         ValueError, match="patient '2' of ChestX-ray14 is in test of real and in train"
     ):
@@ -293,17 +316,19 @@ def test_synthetic_films_are_for_training_alone(tmp_path: Path) -> None:
         module({"real": real}, synthetic={"real": made})
 
 
-def test_as_many_synthetic_films_as_are_wanted(tmp_path: Path) -> None:
+def test_as_many_synthetic_radiographs_as_are_wanted(tmp_path: Path) -> None:
     real = {
         "ill": Listed(tmp_path, [nodule(f"n{k}") for k in range(4)]),
         "well": Listed(tmp_path, [normal("h")], content="normal"),
     }
-    made = {f"made{k}": synthetic_film(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)}
+    made = {
+        f"made{k}": synthetic_radiograph(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)
+    }
 
     def names(**settings: Any) -> list[str]:
         dataset = module(real, synthetic=made, **settings).datasets["train"]
         assert isinstance(dataset, DetectionDataset)
-        return [film.name for film in dataset.films]
+        return [radiograph.name for radiograph in dataset.radiographs]
 
     kept = [f"ill-n{k}" for k in range(4)]
     half = names(per_real=0.5)
@@ -315,18 +340,20 @@ def test_as_many_synthetic_films_as_are_wanted(tmp_path: Path) -> None:
     assert names(per_real=0) == [*kept, "well-h-0"]
     assert len(names(without_real=True)) == 5
     assert names(without_real=True)[0] == "well-h-0"
-    with pytest.raises(ValueError, match="8 films with synthetic nodules are needed, but there"):
+    with pytest.raises(
+        ValueError, match="8 radiographs with synthetic nodules are needed, but there"
+    ):
         names(per_real=2)
     with pytest.raises(ValueError, match="per_real is -1"):
         names(per_real=-1)
-    with pytest.raises(ValueError, match="synthetic films where there are no real ones"):
+    with pytest.raises(ValueError, match="synthetic radiographs where there are no real ones"):
         module(real, without_real=True)
 
 
-def test_augmented_films_stay_upright(tmp_path: Path) -> None:
-    """A nodule in the film's upper left goes to the right, never to the lower half."""
+def test_augmented_radiographs_stay_upright(tmp_path: Path) -> None:
+    """A nodule in the radiograph's upper left goes to the right, never to the lower half."""
     rows = [nodule(f"n{k}", 12, 10) for k in range(12)]
-    data = module({"n": Listed(tmp_path, rows)}, versions=4).datasets["train"]
+    data = module({"n": Listed(tmp_path, rows)}, augmented_copies=4).datasets["train"]
     middles = [item["mask"][0].nonzero().double().mean(0).tolist() for item in data]
     assert max(y for y, _ in middles) < 32
     assert min(x for _, x in middles) < 32 < max(x for _, x in middles)
@@ -335,7 +362,7 @@ def test_augmented_films_stay_upright(tmp_path: Path) -> None:
 def test_a_nodule_that_leaves_the_image_is_no_label(tmp_path: Path) -> None:
     """What augmentation turns is wider than the image: this nodule lies in its margin."""
     source = {"n": Listed(tmp_path, [nodule("n", 29.5, 2.0, half_y=1.0, half_x=1.0)])}
-    data = module(source, film_size=32, versions=12).datasets["train"]
+    data = module(source, radiograph_size=32, augmented_copies=12).datasets["train"]
     items = [data[version] for version in range(1, 12)]
     assert not all(item["mask"].any() for item in items)
     for item in items:

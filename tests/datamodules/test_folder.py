@@ -1,4 +1,4 @@
-"""A folder of films with a table."""
+"""A folder of radiographs with a table."""
 
 from pathlib import Path
 from typing import Any
@@ -9,32 +9,36 @@ import pytest
 from PIL import Image
 
 from datamodules import FolderDataModule, SuperimposedDataModule
-from datamodules.studies import Volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "folder"
-    (root / "films").mkdir(parents=True)
+    (root / "radiographs").mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
     for number in range(12):
         pixels = rng.integers(60, 200, (200, 160)).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"films/f{number}.png")
-        row = {"image": f"films/f{number}.png", "patient_id": f"P{number // 2}", "spacing_mm": 0.5}
+        Image.fromarray(pixels).save(root / f"radiographs/f{number}.png")
+        row = {
+            "image": f"radiographs/f{number}.png",
+            "patient_id": f"P{number // 2}",
+            "spacing_mm": 0.5,
+        }
         rows.append({**row, "split": ("train", "train", "test")[number // 4]})
-    pd.DataFrame(rows).to_csv(root / "films.csv", index=False)
+    pd.DataFrame(rows).to_csv(root / "radiographs.csv", index=False)
     return root
 
 
 def change(root: Path, line: int, column: str, value: Any) -> None:
-    table = pd.read_csv(root / "films.csv", dtype=object)
+    table = pd.read_csv(root / "radiographs.csv", dtype=object)
     table.loc[line, column] = value
-    table.to_csv(root / "films.csv", index=False)
+    table.to_csv(root / "radiographs.csv", index=False)
 
 
 def test_the_table_says_split_and_spacing(folder: Path) -> None:
-    data = FolderDataModule(folder, points_per_film=3, roi_size=32, roi_spacing_mm=0.5)
+    data = FolderDataModule(folder, points_per_radiograph=3, roi_size=32, roi_spacing_mm=0.5)
     data.setup()
     assert {name: len(part) for name, part in data.datasets.items()} == {
         "train": 24,
@@ -45,14 +49,14 @@ def test_the_table_says_split_and_spacing(folder: Path) -> None:
     item = data.datasets["train"][0]
     assert item["image"].shape == (1, 32, 32)
     assert not item["mask"].any()
-    film = np.asarray(Image.open(folder / "films/f0.png"), float)
-    # the ROI has the film's own spacing: it is a piece of it, between its pixels
-    assert abs(float(item["image"].mean()) - film.mean()) < 20
+    radiograph = np.asarray(Image.open(folder / "radiographs/f0.png"), float)
+    # the ROI has the radiograph's own spacing: it is a piece of it, between its pixels
+    assert abs(float(item["image"].mean()) - radiograph.mean()) < 20
 
 
 def test_without_a_split_patients_are_divided(folder: Path) -> None:
-    table = pd.read_csv(folder / "films.csv").drop(columns="split")
-    table.to_csv(folder / "films.csv", index=False)
+    table = pd.read_csv(folder / "radiographs.csv").drop(columns="split")
+    table.to_csv(folder / "radiographs.csv", index=False)
     data = FolderDataModule(folder, fractions=(0.5, 0.0, 0.5), seed=1)
     data.setup()
     patients = {
@@ -62,30 +66,37 @@ def test_without_a_split_patients_are_divided(folder: Path) -> None:
 
 
 def test_they_are_hosts(folder: Path, store: Path) -> None:
-    settings: dict[str, Any] = {"films_per_nodule": 1, "fractions": (0.6, 0.0, 0.4)}
+    settings: dict[str, Any] = {"radiographs_per_nodule": 1, "fractions": (0.6, 0.0, 0.4)}
     data = SuperimposedDataModule(store, FolderDataModule(folder), **settings)
     data.setup()
-    films = {
+    radiographs = {
         name: {path.stem for path in part.table["path"]}
         for name, part in data.datasets.items()
         if len(part)
     }
-    assert films["train"] <= {f"f{n}" for n in range(8)}
-    assert films["test"] <= {f"f{n}" for n in range(8, 12)}
+    assert radiographs["train"] <= {f"f{n}" for n in range(8)}
+    assert radiographs["test"] <= {f"f{n}" for n in range(8, 12)}
     settings["fractions"] = (0.4, 0.2, 0.4)
-    with pytest.raises(ValueError, match=r"val split has .* nodules, but the hosts have no film"):
+    with pytest.raises(
+        ValueError,
+        match=r"val split has .* nodules, but the background_radiographs have no radiograph",
+    ):
         SuperimposedDataModule(store, FolderDataModule(folder), **settings).setup()
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("spacing_mm", "wide", r"spacing_mm of films/f1\.png is 'wide', expected a number above 0"),
+        (
+            "spacing_mm",
+            "wide",
+            r"spacing_mm of radiographs/f1\.png is 'wide', expected a number above 0",
+        ),
         ("spacing_mm", -1, "expected a number above 0"),
-        ("split", "exam", r"split of films/f1\.png is 'exam', expected one of"),
+        ("split", "exam", r"split of radiographs/f1\.png is 'exam', expected one of"),
         ("patient_id", None, r"patient_id is empty in line\(s\) 3"),
         ("split", "test", "Patient 'P0' is in both train and test"),
-        ("image", "films/absent.png", "does not exist"),
+        ("image", "radiographs/absent.png", "does not exist"),
     ],
 )
 def test_faults_are_named(folder: Path, column: str, value: Any, message: str) -> None:
@@ -97,17 +108,17 @@ def test_faults_are_named(folder: Path, column: str, value: Any, message: str) -
 def test_a_missing_table_column_or_nodule_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nodules\.csv does not exist"):
         FolderDataModule(folder, content="nodules").setup()
-    with pytest.raises(FileNotFoundError, match=r"films\.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"radiographs\.csv does not exist"):
         FolderDataModule(tmp_path).setup()
-    table = pd.read_csv(folder / "films.csv").drop(columns="spacing_mm")
-    table.to_csv(folder / "films.csv", index=False)
+    table = pd.read_csv(folder / "radiographs.csv").drop(columns="spacing_mm")
+    table.to_csv(folder / "radiographs.csv", index=False)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) \['spacing_mm'\]"):
         FolderDataModule(folder).setup()
 
 
 @pytest.fixture
 def nodules(folder: Path) -> Path:
-    """Two nodules on each of the films, in the form that inserting synthetic ones writes."""
+    """Two nodules on each of the radiographs, in the form that inserting synthetic ones writes."""
     rows = []
     for number in range(12):
         for k, (y, x) in enumerate(((60, 50), (130, 110))):
@@ -119,7 +130,7 @@ def nodules(folder: Path) -> Path:
             row = {
                 "nodule_id": name,
                 "patient_id": str(number // 2),
-                "image": f"films/f{number}.png",
+                "image": f"radiographs/f{number}.png",
             }
             rows.append(
                 {**row, "mask": f"masks/{name}.nii.gz", "subtype": "", "status": "inserted"}
@@ -156,7 +167,7 @@ def test_inserted_nodules_are_training_data(nodules: Path) -> None:
     ("shape", "value", "message"),
     [
         ((200, 160), 0, "0 of them in the nodule"),
-        ((20, 16), 1, "give a mask on the film's grid"),
+        ((20, 16), 1, "give a mask on the radiograph's grid"),
         ((20, 16, 4), 1, "has 3 dimensions, expected a mask of a radiograph with 2"),
     ],
 )

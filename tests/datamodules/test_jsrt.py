@@ -16,8 +16,8 @@ LINES = (
 )
 
 
-def write_films(root: Path, lines: tuple[str, ...] = LINES) -> Path:
-    """Films of one grey, brighter (less dense) in each nodule; 2 films without."""
+def write_radiographs(root: Path, lines: tuple[str, ...] = LINES) -> Path:
+    """Radiographs of one grey, brighter (less dense) in each nodule; 2 radiographs without."""
     root.mkdir(exist_ok=True)
     (root / "CLNDAT_EN.txt").write_bytes("\r\n".join(lines).encode("latin-1"))
     places = {
@@ -47,7 +47,7 @@ def module(root: Path, **settings: Any) -> JSRTDataModule:
 
 
 def test_the_table_is_read_with_its_gaps(tmp_path: Path) -> None:
-    table = read_table(write_films(tmp_path) / "CLNDAT_EN.txt")
+    table = read_table(write_radiographs(tmp_path) / "CLNDAT_EN.txt")
     assert table["name"].tolist() == ["JPCLN001", "JPCLN002", "JPCLN003"]
     assert table["subtlety"].tolist() == [5, 1, 3]
     assert table["size_mm"].tolist() == [15, 30, 8]
@@ -59,14 +59,14 @@ def test_the_table_is_read_with_its_gaps(tmp_path: Path) -> None:
 
 
 def test_a_nodule_lies_where_and_as_large_as_the_table_says(tmp_path: Path) -> None:
-    data = module(write_films(tmp_path), roi_size=100, roi_spacing_mm=0.35).datasets["test"]
+    data = module(write_radiographs(tmp_path), roi_size=100, roi_spacing_mm=0.35).datasets["test"]
     for number, (size_mm, subtlety) in enumerate([(15, 5), (30, 1), (8, 3)]):
         item = data[number]
         inside = item["mask"] > 0
         assert float(item["attributes"]["diameter_mm"]) == pytest.approx(size_mm, rel=0.02)
         assert float(inside.sum() * 0.35**2) == pytest.approx(np.pi * size_mm**2 / 4, rel=0.03)
         assert float(item["attributes"]["subtlety"]) == subtlety
-        # brighter inside: the film was turned round; edges are between
+        # brighter inside: the radiograph was turned round; edges are between
         assert item["image"][inside].mean() > 2050
         assert float(item["image"].min()) == pytest.approx(4095 - 3000, abs=1)
         middle = np.argwhere(inside[0].numpy()).mean(0)
@@ -74,8 +74,10 @@ def test_a_nodule_lies_where_and_as_large_as_the_table_says(tmp_path: Path) -> N
         assert item["name"] == f"JPCLN00{number + 1}"
 
 
-def test_normal_patches_come_from_films_without_a_nodule(tmp_path: Path) -> None:
-    data = module(write_films(tmp_path), content="normal", points_per_film=3).datasets["test"]
+def test_normal_patches_come_from_radiographs_without_a_nodule(tmp_path: Path) -> None:
+    data = module(write_radiographs(tmp_path), content="normal", points_per_radiograph=3).datasets[
+        "test"
+    ]
     assert len(data) == 6
     names = [data[number]["name"] for number in range(6)]
     assert names[0] == "JPCNN001-0"
@@ -108,6 +110,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         module(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"has no JPCNN\*.IMG"):
         module(tmp_path, content="normal")
-    (write_films(tmp_path) / "Nodule154images" / "JPCLN002.IMG").unlink()
+    (write_radiographs(tmp_path) / "Nodule154images" / "JPCLN002.IMG").unlink()
     with pytest.raises(ValueError, match=r"JPCLN002.IMG does not exist"):
         module(tmp_path)

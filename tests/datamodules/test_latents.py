@@ -55,7 +55,7 @@ class Fractions(Noise):
 
 class NoiseModule(NoduleDataModule):
     def build(self) -> dict[str, NoduleDataset]:
-        train = Noise([0, 1, 2], (8, 8, 8), self.versions, self.seed)
+        train = Noise([0, 1, 2], (8, 8, 8), self.augmented_copies, self.seed)
         return {
             "train": train,
             **{name: Noise([0, 1], (8, 8, 8)) for name in ("val", "test", "predict")},
@@ -103,7 +103,7 @@ def assert_equal(cache: LatentCache, data: NoduleDataset) -> None:
 
 @pytest.mark.parametrize("kind", [Noise, Fractions])
 def test_items_are_those_of_the_dataset(tmp_path: Path, kind: type[NoduleDataset]) -> None:
-    data = kind([0, 1, 2, 0, 1], (8, 8, 8), versions=2)
+    data = kind([0, 1, 2, 0, 1], (8, 8, 8), augmented_copies=2)
     cache = build(data, tmp_path / "deep" / "key")
     assert not cache.hit
     assert_equal(cache, data)
@@ -194,7 +194,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
 
 
 def test_module_reads_from_the_cache(tmp_path: Path) -> None:
-    module = NoiseModule(batch_size=2, versions=2, cache_dir=tmp_path, balance=False)
+    module = NoiseModule(batch_size=2, augmented_copies=2, cache_dir=tmp_path, balance=False)
     module.setup("fit")
     before = list(module.val_dataloader())
     report = module.cache_latents(encode, "codec", 0, 1, nothing)
@@ -213,8 +213,8 @@ def test_module_reads_from_the_cache(tmp_path: Path) -> None:
     assert "context" in next(iter(module.train_dataloader()))
     assert "context" not in next(iter(module.test_dataloader()))
 
-    for seed, versions, hits in ((0, 2, 8), (1, 2, 2), (0, 3, 2)):
-        other = NoiseModule(seed=seed, versions=versions, cache_dir=tmp_path)
+    for seed, augmented_copies, hits in ((0, 2, 8), (1, 2, 2), (0, 3, 2)):
+        other = NoiseModule(seed=seed, augmented_copies=augmented_copies, cache_dir=tmp_path)
         other.setup("fit")
         assert other.cache_latents(encode, "codec", 0, 1, nothing)["hits"] == hits
     assert module.cache_latents(encode, "other codec", 0, 1, nothing)["hits"] == 0

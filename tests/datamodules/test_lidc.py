@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from datamodules.io.volumes import Volume, write_volume
 from datamodules.lidc import LIDCDataModule, LIDCDataset, check_hu, read_table, subtype_of
-from datamodules.studies import Volume, write_volume
 
 ALL_TEST = (0.0, 0.0, 1.0)
 
@@ -317,7 +317,11 @@ def test_items_do_not_depend_on_workers(tmp_path: Path) -> None:
     batches = []
     for workers in (0, 1):
         data = module(
-            tmp_path, fractions=(1.0, 0.0, 0.0), versions=2, num_workers=workers, batch_size=6
+            tmp_path,
+            fractions=(1.0, 0.0, 0.0),
+            augmented_copies=2,
+            num_workers=workers,
+            batch_size=6,
         )
         data.setup()
         assert data.val_dataloader() == []
@@ -337,7 +341,9 @@ def real() -> Path:
 def test_real_patches(real: Path) -> None:
     table = read_table(real / "nodules.csv", None, "link_cost < 3")
     assert len(table) == 802
-    data = LIDCDataModule(real, select="link_cost < 3", versions=2, fractions=(0.7, 0.1, 0.2))
+    data = LIDCDataModule(
+        real, select="link_cost < 3", augmented_copies=2, fractions=(0.7, 0.1, 0.2)
+    )
     data.setup("fit")
     parts = [data.datasets[split] for split in ("train", "val", "test")]
     counts = [sum(part.subtypes.count(code) for part in parts) for code in range(3)]
@@ -351,7 +357,7 @@ def test_real_patches(real: Path) -> None:
 
 
 def test_nodules_of_a_split_are_asked_for_anew(store: Path) -> None:
-    settings = {"roi_size": 12, "cache_dir": None, "versions": 2, "predict_split": "train"}
+    settings = {"roi_size": 12, "cache_dir": None, "augmented_copies": 2, "predict_split": "train"}
     data = LIDCDataModule(store, **settings)
     data.setup()
     assert data.datasets["predict"] is data.datasets["train"]

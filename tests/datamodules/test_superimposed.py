@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from datamodules.base import split_by_patient
+from datamodules.io.volumes import Volume, write_volume
 from datamodules.radiographs import RadiographDataModule
-from datamodules.studies import Volume, write_volume
 from datamodules.superimposed import (
     CONTRAST,
     SuperimposedDataModule,
@@ -29,7 +29,7 @@ def ball(hu: float = 0.0, radius: float = 6.0, side: int = 25) -> tuple[Volume, 
     return Volume(image, *geometry), Volume(inside.astype(np.uint8), *geometry)
 
 
-def film(side: int = 120, spacing_mm: float = 0.5) -> Volume:
+def radiograph(side: int = 120, spacing_mm: float = 0.5) -> Volume:
     """Grey that rises from left to right, from 0 to 200."""
     grey = np.broadcast_to(np.linspace(0, 200, side), (side, side))
     return Volume(np.rint(grey).astype(np.uint8), (spacing_mm,) * 2, (0.0, 0.0), np.eye(2))
@@ -58,7 +58,7 @@ def test_attenuation_adds_up_and_the_upper_end_comes_first() -> None:
 
 @pytest.mark.parametrize("subtlety", [1, 3, 5])
 def test_contrast_is_set_by_subtlety_and_size_is_kept(subtlety: float) -> None:
-    host = film()
+    host = radiograph()
     image, mask = ball(hu=0)
     result, inside = superimpose(host, image, mask, (60.0, 50.0), subtlety)
     assert result.array.dtype == np.uint8
@@ -76,15 +76,15 @@ def test_contrast_is_set_by_subtlety_and_size_is_kept(subtlety: float) -> None:
 
 def test_calcification_is_brighter_and_ground_glass_darker() -> None:
     peaks = [
-        superimpose(film(), *ball(hu), (60.0, 50.0), 3)[0].array[60, 50] - 84.0
+        superimpose(radiograph(), *ball(hu), (60.0, 50.0), 3)[0].array[60, 50] - 84.0
         for hu in (-600, 0, 700)
     ]
     assert peaks[0] < 0.4 * peaks[1]
     assert peaks[2] > 1.5 * peaks[1]
 
 
-def test_bright_films_do_not_overflow() -> None:
-    host = film()
+def test_bright_radiographs_do_not_overflow() -> None:
+    host = radiograph()
     host.array[:] = 250
     host.array[:, :30] = 0
     result, inside = superimpose(host, *ball(), (60.0, 60.0), 5)
@@ -118,20 +118,20 @@ def test_labels_follow_the_ratings(ratings: dict[str, float], expected: dict[str
 
 
 class Hosts(RadiographDataModule):
-    """Films as files with a header, one for each patient."""
+    """Radiographs as files with a header, one for each patient."""
 
     attributes = ()
 
-    def __init__(self, root: Path, films: int = 24) -> None:
+    def __init__(self, root: Path, radiographs: int = 24) -> None:
         super().__init__()
-        self.paths = [root / f"film{number}.mha" for number in range(films)]
+        self.paths = [root / f"radiograph{number}.mha" for number in range(radiographs)]
         for path in self.paths:
-            write_volume(path, film())
+            write_volume(path, radiograph())
 
     def nodules(self) -> pd.DataFrame:
         raise NotImplementedError
 
-    def normal_films(self) -> pd.DataFrame:
+    def normal_radiographs(self) -> pd.DataFrame:
         names = [path.stem for path in self.paths]
         table = {"name": names, "patient_id": names, "path": self.paths}
         return pd.DataFrame(table).assign(spacing_mm=None)
@@ -166,24 +166,24 @@ def module(root: Path, **settings: Any) -> SuperimposedDataModule:
     return data
 
 
-def test_nodules_and_films_are_split_by_patient(tmp_path: Path) -> None:
-    data = module(tmp_path, films_per_nodule=3)
-    films: list[set[Path]] = []
+def test_nodules_and_radiographs_are_split_by_patient(tmp_path: Path) -> None:
+    data = module(tmp_path, radiographs_per_nodule=3)
+    radiographs: list[set[Path]] = []
     patients: list[set[str]] = []
     for split in ("train", "val", "test"):
         table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
-        films.append(set(table["path"]))
+        radiographs.append(set(table["path"]))
         patients.append(set(table["patient_id"]))
         assert table["name"].is_unique
         assert (table.groupby("nodule_id").size() == 3).all()
-    for sets in (films, patients):
+    for sets in (radiographs, patients):
         assert not sets[0] & sets[1]
         assert not (sets[0] | sets[1]) & sets[2]
 
 
-def test_training_nodules_may_come_in_more_films(tmp_path: Path) -> None:
-    one = module(tmp_path, films_per_nodule=1)
-    two = module(tmp_path, films_per_nodule=1, training_films_per_nodule=2)
+def test_training_nodules_may_come_in_more_radiographs(tmp_path: Path) -> None:
+    one = module(tmp_path, radiographs_per_nodule=1)
+    two = module(tmp_path, radiographs_per_nodule=1, training_radiographs_per_nodule=2)
     for split in ("val", "test"):
         assert two.datasets[split].fingerprint == one.datasets[split].fingerprint
     less: pd.DataFrame = one.datasets["train"].table  # type: ignore[attr-defined]
@@ -191,8 +191,8 @@ def test_training_nodules_may_come_in_more_films(tmp_path: Path) -> None:
     assert (more.groupby("nodule_id").size() == 2).all()
     kept = more[more["name"].isin(less["name"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, less)
-    with pytest.raises(ValueError, match="training_films_per_nodule 0"):
-        module(tmp_path, training_films_per_nodule=0)
+    with pytest.raises(ValueError, match="training_radiographs_per_nodule 0"):
+        module(tmp_path, training_radiographs_per_nodule=0)
 
 
 def test_small_nodules_may_be_left_out(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> N
         assert float(item["attributes"]["subtlety"]) == 1 + i % 5
         assert float(item["attributes"]["calcified"]) == (0 if i % 2 else 1)
         assert float(item["attributes"]["diameter_mm"]) == pytest.approx(12.5, rel=0.05)
-    first, second = data[0], data[1]  # one nodule in two films or places
+    first, second = data[0], data[1]  # one nodule in two radiographs or places
     assert not first["image"].equal(second["image"])
 
 
@@ -242,23 +242,23 @@ def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
     (tmp_path / "lungs").mkdir()
     with_lungs = module(tmp_path, lungs=tmp_path / "lungs").datasets["train"]
     before = with_lungs.fingerprint
-    (tmp_path / "lungs/film0.png").write_bytes(b"mask")
+    (tmp_path / "lungs/radiograph0.png").write_bytes(b"mask")
     assert with_lungs.fingerprint != before
 
 
-def test_drawn_subtlety_belongs_to_nodule_and_film(tmp_path: Path) -> None:
-    data = module(tmp_path, subtlety="drawn", films_per_nodule=10).datasets["train"]
+def test_drawn_subtlety_belongs_to_nodule_and_radiograph(tmp_path: Path) -> None:
+    data = module(tmp_path, subtlety="drawn", radiographs_per_nodule=10).datasets["train"]
     table: pd.DataFrame = data.table  # type: ignore[attr-defined]
     shares = table["subtlety"].value_counts(normalize=True)
     assert sorted(shares.index) == [1, 2, 3, 4, 5]
     assert shares.min() > 0.1
     assert table.groupby("nodule_id")["subtlety"].nunique().min() > 1
-    obvious = module(tmp_path, subtlety="drawn", films_per_nodule=10, only={"subtlety": 5})
+    obvious = module(tmp_path, subtlety="drawn", radiographs_per_nodule=10, only={"subtlety": 5})
     chosen: pd.DataFrame = obvious.datasets["train"].table  # type: ignore[attr-defined]
     assert set(chosen["name"]) == set(table.loc[table["subtlety"] == 5, "name"])
 
 
-def test_requests_are_the_test_nodules_in_films_without_them(tmp_path: Path) -> None:
+def test_requests_are_the_test_nodules_in_radiographs_without_them(tmp_path: Path) -> None:
     data = module(tmp_path)
     wanted, real = data.datasets["predict"], data.datasets["test"]
     assert len(wanted) == len(real) > 0
@@ -275,7 +275,7 @@ def test_requests_are_the_test_nodules_in_films_without_them(tmp_path: Path) -> 
 def test_the_hosts_split_is_kept(tmp_path: Path) -> None:
     class Official(Hosts):
         def split(self, table: pd.DataFrame) -> Any:
-            tested = table["name"].isin(["film0", "film1", "film2"])
+            tested = table["name"].isin(["radiograph0", "radiograph1", "radiograph2"])
             rest = split_by_patient(table[~tested], self.seed, (0.7, 0.3, 0.0))
             return {**rest, "test": table[tested]}
 
@@ -285,11 +285,13 @@ def test_the_hosts_split_is_kept(tmp_path: Path) -> None:
     data.setup()
     for split in ("train", "val", "test"):
         table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
-        official = {path.stem in ("film0", "film1", "film2") for path in table["path"]}
+        official = {
+            path.stem in ("radiograph0", "radiograph1", "radiograph2") for path in table["path"]
+        }
         assert official == {split == "test"}
 
 
-def test_points_without_a_nodule_leave_the_film_alone(tmp_path: Path) -> None:
+def test_points_without_a_nodule_leave_the_radiograph_alone(tmp_path: Path) -> None:
     data = module(tmp_path, content="normal", fractions=(0, 0, 1)).datasets["test"]
     assert len(data) == 24 * 4
     item = data[3]

@@ -9,7 +9,7 @@ from lightning import Trainer, seed_everything
 from radiographs import SETTINGS, Make, parts
 
 from datamodules import LIDCDataModule
-from datamodules.mixed import MixedDataModule
+from datamodules.combined import CombinedDataModule
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
@@ -135,12 +135,12 @@ def base(
 
 
 @pytest.fixture
-def mixed(make_data: Make) -> Callable[..., MixedDataModule]:
+def mixed(make_data: Make) -> Callable[..., CombinedDataModule]:
     """Two parts with nodules of their own."""
 
-    def make(names: tuple[str, str] = ("calcified", "irregular")) -> MixedDataModule:
+    def make(names: tuple[str, str] = ("calcified", "irregular")) -> CombinedDataModule:
         queries = ("subtype == 'solid'", "subtype != 'solid'")
         selected = [make_data(2, cache_dir=None, select=query) for query in queries]
-        return MixedDataModule(dict(zip(names, selected, strict=True)))
+        return CombinedDataModule(dict(zip(names, selected, strict=True)))
 
     return make

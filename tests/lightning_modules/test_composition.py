@@ -15,7 +15,7 @@ from lightning_modules.composition import CXRComposition, CXRZip, OrthogonalityC
 from lightning_modules.core.adapters import AdapterConfig, save_adapter, updates
 from lightning_modules.core.composition import normalized_overlap
 from lightning_modules.core.merging import Weighted
-from lightning_modules.core.zipping import coefficients
+from lightning_modules.core.ziplora import coefficients
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from callbacks import NiftiWriter
 from datamodules import LIDCDataModule
-from datamodules.studies import read_volume
+from datamodules.io.volumes import read_volume
 from lightning_modules import CopyPaste
 
 
@@ -41,7 +41,7 @@ def test_nodules_change_places(store: Path, tmp_path: Path) -> None:
         assert donors[0]["patient_id"] != host["patient_id"]
         assert row["patient_id"] == host["patient_id"]
         assert row["subtlety"] == float(donors[0]["attributes"]["subtlety"])
-        # of the host's nodule nothing is left, and its corner is untouched
+        # of the background radiograph's nodule nothing is left, and its corner is untouched
         was = host["mask"][0].numpy() > 0
         np.testing.assert_array_equal(
             image[was & ~inside], donors[0]["image"][0].numpy()[was & ~inside]

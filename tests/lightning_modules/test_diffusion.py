@@ -14,8 +14,8 @@ from torch import Tensor
 from callbacks import GenerationMetrics, HistogramFidelity
 from datamodules.batch import NoduleBatch
 from lightning_modules.checkpoints import load_codec
-from lightning_modules.core.randomness import Streams
-from lightning_modules.core.region import dilate
+from lightning_modules.core.inpainting import dilate
+from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
 
 DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -213,8 +213,8 @@ def test_no_parameter_is_ever_unused(
     for rate in (0.0, 0.999999):
         model.zero_grad()
         model.head.joint_dropout = rate
-        streams = Streams([("test", sample) for sample in range(3)])
-        denoising = model.denoise(model.denoiser, batch, streams, dropout=True)
+        generators = SampleGenerators([("test", sample) for sample in range(3)])
+        denoising = model.denoise(model.denoiser, batch, generators, dropout=True)
         losses = model.losses(model.denoiser, batch, denoising)
         sum(losses.values()).backward()
         unused = [n for n, p in model.denoiser.named_parameters() if p.grad is None]

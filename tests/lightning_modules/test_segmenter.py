@@ -6,13 +6,13 @@ import pandas as pd
 from lightning import Trainer
 
 from callbacks import SegmentationMetrics
-from datamodules import AugmentedDataModule, LIDCDataModule
+from datamodules import LIDCDataModule, RealAndSyntheticDataModule
 from lightning_modules import NoduleSegmenter
 
 
 def test_it_outlines_nodules_that_are_brighter_than_lung(store: Path, tmp_path: Path) -> None:
     real = LIDCDataModule(store, roi_size=16, cache_dir=None)
-    data = AugmentedDataModule(real, versions=2, cache_dir=tmp_path / "cache")
+    data = RealAndSyntheticDataModule(real, augmented_copies=2, cache_dir=tmp_path / "cache")
     trainer = Trainer(
         default_root_dir=tmp_path / "run", accelerator="cpu", max_steps=120, logger=False,
         enable_progress_bar=False, enable_checkpointing=False, callbacks=[SegmentationMetrics()],

@@ -10,7 +10,7 @@ import pytest
 
 from callbacks.detection import figures_of, table_of_candidates, table_of_images
 from callbacks.scores import interval, mean_estimate
-from datamodules.studies import Volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
 from noduleforge.cli import main
 from noduleforge.compare import compare, pictures
 
@@ -244,7 +244,7 @@ def test_segmenters_are_compared_by_subtype_and_size(tmp_path: Path) -> None:
 
 
 def write_detector(folder: Path, gain: float, **changed: Any) -> Path:
-    """A tested detector: 40 films of 20 patients, half with a nodule, better by so much."""
+    """A tested detector: 40 radiographs of 20 patients, half with a nodule, better by so much."""
     rng = np.random.default_rng(int(folder.name[-1]))
     rows: list[dict[str, Any]] = []
     for k in range(40):
@@ -266,7 +266,7 @@ def write_detector(folder: Path, gain: float, **changed: Any) -> Path:
     return folder
 
 
-def test_detectors_are_compared_by_films_and_nodules(tmp_path: Path) -> None:
+def test_detectors_are_compared_by_radiographs_and_nodules(tmp_path: Path) -> None:
     runs = [
         write_detector(tmp_path / f"{arm}-{seed}", gain)
         for arm, gain in (("real", 0.0), ("synthetic", 0.5), ("again", 0.0))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.studies import Volume, read_volume, write_volume
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 
 

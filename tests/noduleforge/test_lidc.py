@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from datamodules import LIDCDataModule
-from datamodules.dicom import order, read_header
-from datamodules.studies import Volume, read_volume
+from datamodules.io.dicom import order, read_header
+from datamodules.io.volumes import Volume, read_volume
 from noduleforge.cli import main
 from noduleforge.prepare.annotations import read_annotations, read_xml
 from noduleforge.prepare.lidc import prepare_lidc

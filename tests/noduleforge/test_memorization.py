@@ -14,8 +14,8 @@ import torch
 
 from datamodules import LIDCDataModule
 from datamodules.base import patient_key, split_of
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.radiographs import RadiographDataset
-from datamodules.studies import Volume, read_volume, write_volume
 from noduleforge.cli import main
 from noduleforge.memorization import (
     Nodules,
@@ -226,20 +226,20 @@ def test_faults_are_named(
     assert not (tmp_path / "out").exists()
 
 
-class Films(RadiographDataset):
-    """Two films without a nodule, each of one value."""
+class Radiographs(RadiographDataset):
+    """Two radiographs without a nodule, each of one value."""
 
     def __init__(self) -> None:
         table = pd.DataFrame({"name": ["a", "b"], "patient_id": ["P", "Q"], "half_x": np.nan})
         super().__init__(table, [], 8, 1.0)
 
-    def film(self, row: dict[str, Any]) -> Volume:
+    def radiograph(self, row: dict[str, Any]) -> Volume:
         return Volume(np.full((40, 40), ord(row["name"])), (1.0, 1.0), (0.0, 0.0), np.eye(2))
 
 
 def test_patches_without_a_nodule_are_refused() -> None:
     with pytest.raises(ValueError, match="held-out nodule a has an empty mask"):
-        read([Films()], "held-out")
+        read([Radiographs()], "held-out")
 
 
 @pytest.mark.parametrize("side", [8, 9])

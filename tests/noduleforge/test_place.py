@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from datamodules.insertion import InsertionDataModule
-from datamodules.studies import Volume, read_volume, write_volume
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 from noduleforge.place import find_lungs, lungs_by_threshold, place, turned
 

@@ -1,4 +1,4 @@
-"""Films projected from the sample CT."""
+"""Radiographs projected from the sample CT."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from noduleforge.prepare import projections
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sample") / "films"
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sample") / "radiographs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projections, "ANGLES_DEG", (0, 12))
         main(["prepare", "projections", "--out", str(out)])
     return out
 
 
-def pixels(films: Path, name: str, folder: str = "films") -> np.ndarray:
-    return np.asarray(Image.open(films / folder / f"{name}.png"), float)
+def pixels(radiographs: Path, name: str, folder: str = "radiographs") -> np.ndarray:
+    return np.asarray(Image.open(radiographs / folder / f"{name}.png"), float)
 
 
 def test_a_ray_sums_the_water_that_it_crosses() -> None:
@@ -31,41 +31,41 @@ def test_a_ray_sums_the_water_that_it_crosses() -> None:
     ball = (np.sqrt((grid**2).sum(0)) < 20).astype(np.float32)
     spacing = np.full(3, projections.SPACING_MM)
     for angle in (0, 30):
-        film = projections._project(ball, angle, spacing, "sum")
+        radiograph = projections._project(ball, angle, spacing, "sum")
         y, x = np.meshgrid(*[np.arange(64) - 31.5] * 2, indexing="ij")
         chord = 2 * np.sqrt(np.clip(400 - y**2 - x**2, 0, None)) * projections.SPACING_MM
         # voxels are cut in or out at the ball's edge
-        assert np.abs(film - chord)[np.hypot(y, x) < 17].max() < 1.5
-        assert abs(film.sum() / chord.sum() - 1) < 0.01
+        assert np.abs(radiograph - chord)[np.hypot(y, x) < 17].max() < 1.5
+        assert abs(radiograph.sum() / chord.sum() - 1) < 0.01
 
 
-def test_films_show_a_chest(films: Path) -> None:
+def test_radiographs_show_a_chest(radiographs: Path) -> None:
     """Lungs are darker than the spine between them, and the head is above."""
-    right, left = (pixels(films, f"projection+00-{side}") for side in ("right", "left"))
-    film = np.hstack([right, left])
+    right, left = (pixels(radiographs, f"projection+00-{side}") for side in ("right", "left"))
+    radiograph = np.hstack([right, left])
     lungs = np.hstack(
-        [pixels(films, f"projection+00-{side}", "lungs") > 0 for side in ("right", "left")]
+        [pixels(radiographs, f"projection+00-{side}", "lungs") > 0 for side in ("right", "left")]
     )
-    spine = film[100:300, right.shape[1] - 20 : right.shape[1] + 20]
-    assert film[lungs].mean() + 60 < spine.mean()
-    assert film[:80].mean() < film[-80:].mean()  # shoulders and neck against the liver
+    spine = radiograph[100:300, right.shape[1] - 20 : right.shape[1] + 20]
+    assert radiograph[lungs].mean() + 60 < spine.mean()
+    assert radiograph[:80].mean() < radiograph[-80:].mean()  # shoulders and neck against the liver
     assert 0.03 < lungs.mean() < 0.4
 
 
-def test_no_patch_is_near_the_patients_own_nodule(films: Path) -> None:
+def test_no_patch_is_near_the_patients_own_nodule(radiographs: Path) -> None:
     """It lies in the left upper lobe and leaves a round hole in the mask."""
-    lungs = pixels(films, "projection+00-left", "lungs") > 0
+    lungs = pixels(radiographs, "projection+00-left", "lungs") > 0
     hole = ~lungs[100:250, 30:110]
     assert hole.sum() * projections.SPACING_MM**2 > 0.5 * np.pi * projections.CLEARANCE_MM**2
 
 
-def test_the_halves_are_for_training_and_testing(films: Path) -> None:
-    table = pd.read_csv(films / "films.csv")
+def test_the_halves_are_for_training_and_testing(radiographs: Path) -> None:
+    table = pd.read_csv(radiographs / "radiographs.csv")
     assert table.groupby("split")["patient_id"].unique().str.len().to_dict() == {
         "test": 1,
         "train": 1,
     }
-    data = FolderDataModule(films, lungs=films / "lungs", roi_size=32)
+    data = FolderDataModule(radiographs, lungs=radiographs / "lungs", roi_size=32)
     data.setup()
     assert len(data.datasets["train"]) == 2 * 4
     for dataset in (data.datasets["train"], data.datasets["test"]):
@@ -74,9 +74,9 @@ def test_the_halves_are_for_training_and_testing(films: Path) -> None:
 
 
 def test_it_is_done_once_and_refuses_other_folders(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["prepare", "projections", "--out", str(films)])
+    main(["prepare", "projections", "--out", str(radiographs)])
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["prepare", "projections", "--out", str(tmp_path)])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from datamodules import LIDCDataModule
-from datamodules.studies import Volume, read_volume, write_volume
+from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 from noduleforge.prepare.volumes import prepare_volumes
 

@@ -15,7 +15,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from datamodules.studies import Volume
+from datamodules.io.volumes import Volume
 from noduleforge.prepare.outlines import Drawing
 
 
@@ -77,7 +77,7 @@ def write_series(
     return paths
 
 
-def write_film(path: Path, pixels: np.ndarray, patient: str, photometric: str) -> None:
+def write_radiograph(path: Path, pixels: np.ndarray, patient: str, photometric: str) -> None:
     """A radiograph as a CR image of 12 bits."""
     data = Dataset()
     data.file_meta = FileMetaDataset()

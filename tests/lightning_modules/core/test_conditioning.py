@@ -21,8 +21,8 @@ from lightning_modules.core.conditioning import (
     Surroundings,
     stack_conditions,
 )
-from lightning_modules.core.library import HistogramLibrary
-from lightning_modules.core.region import occupancy
+from lightning_modules.core.histogram_bank import HistogramBank
+from lightning_modules.core.inpainting import occupancy
 
 MakeBatch = Callable[..., NoduleBatch]
 SLOTS = ("channels", "tokens", "embedding")
@@ -269,8 +269,8 @@ def test_stacking() -> None:
 # --- the library of real histograms --------------------------------------------------------------
 
 
-def library(nodules: int = 30, bins: int = 4) -> HistogramLibrary:
-    books = HistogramLibrary(bins)
+def library(nodules: int = 30, bins: int = 4) -> HistogramBank:
+    books = HistogramBank(bins)
     stream = torch.Generator().manual_seed(0)
     books.fill(torch.rand((nodules, bins), generator=stream), torch.arange(nodules) % 3)
     return books
@@ -301,7 +301,7 @@ def test_draws_are_of_the_subtype_and_reach_every_nodule() -> None:
 
 
 def test_a_subtype_that_the_library_lacks_is_named() -> None:
-    books = HistogramLibrary(4)
+    books = HistogramBank(4)
     books.fill(torch.rand(5, 4), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="no part-solid nodule among 5"):
         books.draw(torch.tensor([0, 1]), torch.arange(2), seed=0)

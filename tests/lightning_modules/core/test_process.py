@@ -305,7 +305,7 @@ class Gaussian(Oracle):
         return self.mean + gain * (x_t - alpha * self.mean)
 
 
-def streams(numbers: range) -> list[torch.Generator]:
+def generators(numbers: range) -> list[torch.Generator]:
     return [generator("solver", 0, number) for number in numbers]
 
 
@@ -319,7 +319,7 @@ def test_a_perfect_network_gives_the_latent_and_the_known_part_is_kept(
     x0, noise = draw(spatial_dims)
     known, _ = draw(spatial_dims, seed=1)
     region, oracle = box(spatial_dims), Oracle(prediction, x0, shift)
-    got = process.sample(oracle, known, region, noise, steps, solver, streams(range(3)))
+    got = process.sample(oracle, known, region, noise, steps, solver, generators(range(3)))
     inside = region.expand_as(x0) > 0
     assert torch.equal(got[~inside], known[~inside])
     # one step is a division by a_T where the noise is predicted
@@ -372,7 +372,7 @@ def test_samples_do_not_depend_on_their_batch(
         some = slice(rows.start, rows.stop)
         predict = Gaussian(prediction, known[some])
         return process.sample(
-            predict, known[some], region[some], noise[some], 5, solver, streams(rows)
+            predict, known[some], region[some], noise[some], 5, solver, generators(rows)
         )
 
     together = sample(range(3))
@@ -418,7 +418,7 @@ def test_other_solvers_reproduce_a_gaussian(
     network = Gaussian(prediction, torch.zeros(()))
     everywhere = torch.ones(4, 1, *shape[2:])
     known = torch.zeros(shape)
-    got = process.sample(network, known, everywhere, noise, 200, solver, streams(range(4)))
+    got = process.sample(network, known, everywhere, noise, 200, solver, generators(range(4)))
     assert got.mean().item() == pytest.approx(network.mean, abs=0.03)
     assert got.std().item() == pytest.approx(network.deviation, rel=0.06)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.core.randomness import Streams, generator, sample_noise
+from lightning_modules.core.randomness import SampleGenerators, generator, sample_noise
 
 keys = st.lists(st.one_of(st.integers(-(2**40), 2**40), st.text(max_size=5)), max_size=4)
 
@@ -62,14 +62,14 @@ def test_noise_is_standard_normal_and_uncorrelated() -> None:
 
 def test_several_processes_draw_what_one_would() -> None:
     like = torch.zeros(6, 2, 3)
-    whole = Streams.of_step(6, 0, 1, "train", 5)
+    whole = SampleGenerators.of_step(6, 0, 1, "train", 5)
     expected = [whole.uniform(), whole.normal(like), whole.uniform()]
     for rank in range(3):
-        part = Streams.of_step(2, rank, 3, "train", 5)
+        part = SampleGenerators.of_step(2, rank, 3, "train", 5)
         found = [part.uniform(), part.normal(like[:2]), part.uniform()]
         for ours, theirs in zip(found, expected, strict=True):
             assert torch.equal(ours, theirs[rank::3])
-    other = Streams.of_step(6, 0, 1, "train", 6).uniform()
+    other = SampleGenerators.of_step(6, 0, 1, "train", 6).uniform()
     assert not (other == expected[0]).any()
     assert len(set(expected[0].tolist())) == 6
     assert ((expected[0] >= 0) & (expected[0] < 1)).all()

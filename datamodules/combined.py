@@ -20,7 +20,7 @@ from datamodules.base import (
 from datamodules.batch import NoduleBatch
 
 
-class MixedDataModule(LightningDataModule):
+class CombinedDataModule(LightningDataModule):
     """Batches of several data modules, side by side in training.
 
     A training batch is a mapping from each part's name to its batch; an epoch ends with the

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_modules.core.adapters import PREFIX, activate, layers
 from lightning_modules.core.conditioning import Conditioning
 from lightning_modules.core.denoiser import Denoiser
-from lightning_modules.core.region import touched
+from lightning_modules.core.inpainting import to_latent_mask
 
 
 class Activity(NamedTuple):
@@ -148,7 +148,7 @@ def localization_loss(output: Tensor, base: Tensor, mask: Tensor) -> Tensor:
         base: without.
         mask: `(B, 1, *spatial)`; the nodule, in voxels of the image.
     """
-    outside = 1 - touched(mask, mask.shape[-1] // output.shape[-1])
+    outside = 1 - to_latent_mask(mask, mask.shape[-1] // output.shape[-1])
     change = (output - base).square().mean(1, keepdim=True)
     each = (change * outside).flatten(1).sum(1) / outside.flatten(1).sum(1).clamp(min=1)
     return each.mean()
@@ -157,4 +157,4 @@ def localization_loss(output: Tensor, base: Tensor, mask: Tensor) -> Tensor:
 def _inside(mask: Tensor, voxels: int) -> Tensor:
     """The mask on a grid of so many voxels, `(B, voxels)`; 1 where the nodule touches one."""
     compression = (mask[0].numel() / voxels) ** (1 / (mask.ndim - 2))
-    return touched(mask, round(compression)).flatten(1)
+    return to_latent_mask(mask, round(compression)).flatten(1)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules import AugmentedDataModule, LIDCDataModule, MixedDataModule
+from datamodules import CombinedDataModule, LIDCDataModule, RealAndSyntheticDataModule
 from datamodules.base import patient_key
 from datamodules.batch import SUBTYPES
 
@@ -44,9 +44,9 @@ def synthetic(store: Path, tmp_path: Path) -> Path:
     return root
 
 
-def augmented(store: Path, synthetic: Path | None, **settings: Any) -> AugmentedDataModule:
+def augmented(store: Path, synthetic: Path | None, **settings: Any) -> RealAndSyntheticDataModule:
     made = None if synthetic is None else LIDCDataModule(synthetic, **{**ROI, "seed": 5})
-    data = AugmentedDataModule(
+    data = RealAndSyntheticDataModule(
         LIDCDataModule(store, **ROI), made, **{"cache_dir": None, **settings}
     )
     data.setup()
@@ -99,7 +99,7 @@ def test_the_choice_is_the_seeds(store: Path, synthetic: Path) -> None:
 
 
 def test_real_nodules_alone_are_the_real_data(store: Path) -> None:
-    data = augmented(store, None, versions=3)
+    data = augmented(store, None, augmented_copies=3)
     real = real_module(store)
     assert len(data.datasets["train"]) == 3 * len(real.datasets["train"])
     assert data.training_patients == real.training_patients
@@ -136,7 +136,7 @@ def test_faults_are_named(store: Path, synthetic: Path) -> None:
         augmented(store, None, without_real=True)
     other = LIDCDataModule(synthetic, roi_size=10, cache_dir=None)
     with pytest.raises(ValueError, match=r"ROI has \(10, 10, 10\) voxels"):
-        AugmentedDataModule(LIDCDataModule(store, **ROI), other).setup()
+        RealAndSyntheticDataModule(LIDCDataModule(store, **ROI), other).setup()
 
 
 def test_patients_of_all_parts_are_training_patients(store: Path) -> None:
@@ -144,7 +144,7 @@ def test_patients_of_all_parts_are_training_patients(store: Path) -> None:
         name: LIDCDataModule(store, **ROI, select=f"subtype == '{name}'")
         for name in ("solid", "part-solid")
     }
-    mixed = MixedDataModule(parts)  # type: ignore[arg-type]  # a dict of a subclass
+    mixed = CombinedDataModule(parts)  # type: ignore[arg-type]  # a dict of a subclass
     mixed.setup()
     assert mixed.training_patients == set().union(*[p.training_patients for p in parts.values()])
     assert all(len(key) == 16 for key in mixed.training_patients)

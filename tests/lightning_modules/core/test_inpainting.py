@@ -8,14 +8,14 @@ import torch
 from scipy.ndimage import binary_dilation, distance_transform_cdt
 from torch import Tensor
 
-from lightning_modules.core.region import (
+from lightning_modules.core.inpainting import (
     dilate,
     feather,
-    fill,
+    inpaint_mask,
+    mean_fill,
     occupancy,
     paste,
-    synthesized,
-    touched,
+    to_latent_mask,
 )
 
 pytestmark = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -76,8 +76,8 @@ def test_fill_hides_the_region(spatial_dims: int) -> None:
     image = torch.rand((2, 1, *(12,) * spatial_dims), generator=stream)
     region = dilate(blobs(spatial_dims, 0.005), 1)
     other = torch.where(region > 0, 1e3 * torch.rand(image.shape, generator=stream), image)
-    filled = fill(image, region)
-    assert torch.equal(filled, fill(other, region))
+    filled = mean_fill(image, region)
+    assert torch.equal(filled, mean_fill(other, region))
     assert torch.equal(filled[region == 0], image[region == 0])
     for sample in range(2):
         known = image[sample].double()[region[sample] == 0].mean().item()
@@ -87,8 +87,8 @@ def test_fill_hides_the_region(spatial_dims: int) -> None:
 
 def test_fill_of_everything_is_finite(spatial_dims: int) -> None:
     image = torch.rand((1, 1, *(4,) * spatial_dims))
-    assert torch.isfinite(fill(image, torch.ones_like(image))).all()
-    assert torch.equal(fill(image, torch.zeros_like(image)), image)
+    assert torch.isfinite(mean_fill(image, torch.ones_like(image))).all()
+    assert torch.equal(mean_fill(image, torch.zeros_like(image)), image)
 
 
 def test_paste_keeps_the_background_bit_for_bit(spatial_dims: int) -> None:
@@ -107,7 +107,7 @@ def test_paste_keeps_the_background_bit_for_bit(spatial_dims: int) -> None:
 @pytest.mark.parametrize("compression", [1, 2, 4])
 def test_latent_masks_equal_loops_over_blocks(spatial_dims: int, compression: int) -> None:
     mask = blobs(spatial_dims, 0.2, side=8)
-    share, hit = occupancy(mask, compression), touched(mask, compression)
+    share, hit = occupancy(mask, compression), to_latent_mask(mask, compression)
     side = 8 // compression
     assert share.shape == hit.shape == (2, 1, *(side,) * spatial_dims)
     for sample, *block in itertools.product(range(2), *[range(side)] * spatial_dims):
@@ -120,12 +120,12 @@ def test_latent_masks_equal_loops_over_blocks(spatial_dims: int, compression: in
 def test_without_a_nodule_everything_is_synthesized(spatial_dims: int) -> None:
     mask = blobs(spatial_dims)
     mask[1] = 0
-    region, weight = synthesized(mask, 2), feather(mask, 2)
+    region, weight = inpaint_mask(mask, 2), feather(mask, 2)
     assert region[1].eq(1).all()
     assert weight[1].eq(1).all()
     assert torch.equal(region[:1], dilate(mask[:1], 2))
     assert torch.equal(weight[:1], feather(mask[:1], 2))
     assert weight[0].min() == 0
     image = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1))
-    assert torch.isfinite(fill(image, region)).all()
-    assert fill(image, region)[1].unique().numel() == 1
+    assert torch.isfinite(mean_fill(image, region)).all()
+    assert mean_fill(image, region)[1].unique().numel() == 1

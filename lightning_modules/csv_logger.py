@@ -8,10 +8,10 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 
-class TableLogger(Logger):
+class ResumableCSVLogger(Logger):
     """Writes metrics to a CSV file, one logging step a row.
 
     A run that resumes goes on in the same file: what an earlier process logged after the checkpoint

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from datamodules.studies import (
+from datamodules.io.volumes import (
     Volume,
     binarize,
     equivalent_diameter_mm,

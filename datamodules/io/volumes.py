@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datamodules.files import written_whole
+from datamodules.io.whole_files import written_whole
 
 WRITABLE = (".mha", ".nii.gz", ".nii", ".nrrd")
 """Formats that `write_volume` writes; each is one file, so that a write can be atomic."""

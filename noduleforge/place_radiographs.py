@@ -11,22 +11,22 @@ from numpy.random import Generator
 from tqdm import tqdm
 
 from datamodules.base import Split, split_by_patient
-from datamodules.files import written_whole
-from datamodules.films import lung_point, read_film, read_lungs
+from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
+from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.io.whole_files import written_whole
 from datamodules.radiographs import RadiographDataModule
-from datamodules.studies import Volume, read_volume, write_volume
 from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
 
 ATTEMPTS = 100
 """How many points are drawn until a nodule lies apart from the others."""
 
 
-def place_films(
-    hosts: RadiographDataModule,
+def place_radiographs(
+    background_radiographs: RadiographDataModule,
     shapes: Path,
     out: Path,
     split: Split | None = None,
-    per_film: int = 1,
+    per_radiograph: int = 1,
     copies: int = 1,
     diameter_mm: tuple[float, float] = (6.0, 25.0),
     select: str | None = None,
@@ -38,14 +38,16 @@ def place_films(
     `requests.csv` and `shapes/`, for `data.init_args.requests` of configs/cxr/insert.yaml.
 
     Args:
-        hosts: whose films without a nodule are used, and whose `lungs`, where given, say where
-            the lungs are; otherwise places lie where an upright film has its lungs.
+        background_radiographs: whose radiographs without a nodule are used, and whose `lungs`,
+            where given, say where the lungs are; otherwise places lie where an upright radiograph
+            has its lungs.
         shapes: data set of real nodules, as LIDCDataModule reads it, in 3D.
         out: folder to write.
-        split: only films and shapes of this split, made with the `seed` and `fractions` of
-            `hosts`; needed (train) where a model is trained with the result. None for all.
-        per_film: nodules on each film.
-        copies: of each film, each with nodules of its own.
+        split: only radiographs and shapes of this split, made with the `seed` and `fractions` of
+            `background_radiographs`; needed (train) where a model is trained with the result. None
+            for all.
+        per_radiograph: nodules on each radiograph.
+        copies: of each radiograph, each with nodules of its own.
         diameter_mm: least and greatest diameter of the shapes in CT; sizes are those of real
             nodules in between, times a factor from 0.8 to 1.25.
         select: a pandas query over the table of `shapes`.
@@ -59,38 +61,58 @@ def place_films(
     if (out / "requests.csv").exists():
         message = f"{out / 'requests.csv'} exists: choose another folder, or remove it"
         raise FileExistsError(message)
-    if min(per_film, copies) < 1 or not 0 < diameter_mm[0] <= diameter_mm[1]:
+    if min(per_radiograph, copies) < 1 or not 0 < diameter_mm[0] <= diameter_mm[1]:
         message = (
-            f"per_film is {per_film}, copies {copies} and diameter_mm {list(diameter_mm)}: give at "
+            f"per_radiograph is {per_radiograph}, copies {copies} and diameter_mm "
+            f"{list(diameter_mm)}: give at "
             "least 1 nodule, 1 copy and a range above 0"
         )
         raise ValueError(message)
-    films = hosts.normal_films()
+    radiographs = background_radiographs.normal_radiographs()
     library = read_shapes(shapes, select, diameter_mm)
     if split is not None:
-        films = hosts.split(films)[split]
-        library = split_by_patient(library, hosts.seed, hosts.fractions)[split]
-    if films.empty or library.empty:
-        message = f"The {split} split has {len(films)} films and {len(library)} shapes: give more"
+        radiographs = background_radiographs.split(radiographs)[split]
+        library = split_by_patient(
+            library, background_radiographs.seed, background_radiographs.fractions
+        )[split]
+    if radiographs.empty or library.empty:
+        message = (
+            f"The {split} split has {len(radiographs)} radiographs and {len(library)} shapes: "
+            "give more"
+        )
         raise ValueError(message)
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
-    listed = [(film, copy) for film in films.to_dict("records") for copy in range(copies)]
-    for film, copy in tqdm(listed, desc="films", unit="film"):
-        drawn = _requests(film, copy, hosts, shapes, library, out, per_film, diameter_mm, rng)
+    listed = [
+        (radiograph, copy)
+        for radiograph in radiographs.to_dict("records")
+        for copy in range(copies)
+    ]
+    for radiograph, copy in tqdm(listed, desc="radiographs", unit="radiograph"):
+        drawn = _requests(
+            radiograph,
+            copy,
+            background_radiographs,
+            shapes,
+            library,
+            out,
+            per_radiograph,
+            diameter_mm,
+            rng,
+        )
         rows.extend(drawn)
     if not rows:
         message = "No nodule could be placed: allow smaller ones, or fewer"
         raise ValueError(message)
     with written_whole(out / "requests.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    print(f"{len(rows)} requests on {len(listed)} films: {out / 'requests.csv'}")
+    print(f"{len(rows)} requests on {len(listed)} radiographs: {out / 'requests.csv'}")
 
 
 def _requests(
-    film: Mapping[Any, Any],
+    radiograph: Mapping[Any, Any],
     copy: int,
-    hosts: RadiographDataModule,
+    background_radiographs: RadiographDataModule,
     shapes: Path,
     library: pd.DataFrame,
     out: Path,
@@ -98,11 +120,11 @@ def _requests(
     diameter_mm: tuple[float, float],
     rng: Generator,
 ) -> list[dict[str, Any]]:
-    """The requests for one copy of a film; their shapes are written."""
-    grid = read_film(film["path"], film["spacing_mm"]).grid
+    """The requests for one copy of a radiograph; their shapes are written."""
+    grid = read_radiograph(radiograph["path"], radiograph["spacing_mm"]).grid
     lungs = None
-    if hosts.lungs is not None:
-        lungs = read_lungs(hosts.lungs, film["path"].stem, grid.shape)
+    if background_radiographs.lungs is not None:
+        lungs = read_lungs(background_radiographs.lungs, radiograph["path"].stem, grid.shape)
     rows: list[dict[str, Any]] = []
     taken: list[tuple[Any, float]] = []
     for k in range(number):
@@ -116,19 +138,19 @@ def _requests(
             if all(gap > reach_mm + GAP_MM for gap in gaps):
                 break
         else:
-            print(f"{film['name']}: no place for a nodule with a reach of {reach_mm:.1f} mm")
+            print(f"{radiograph['name']}: no place for a nodule with a reach of {reach_mm:.1f} mm")
             continue
         taken.append((point, reach_mm))
-        name = f"{film['name']}-{copy}-{k}"
+        name = f"{radiograph['name']}-{copy}-{k}"
         outline = Volume(solid.array.max(1), solid.spacing_mm[1:], (0.0, 0.0), np.eye(2))
         file = f"shapes/{name}.nii.gz"
         write_volume(out / file, outline, "outline of a nodule, noduleforge")
         rows.append(
             {
                 "name": name,
-                "study": os.path.relpath(film["path"], out),
+                "study": os.path.relpath(radiograph["path"], out),
                 "copy": copy,
-                "patient_id": film["patient_id"],
+                "patient_id": radiograph["patient_id"],
                 "spacing_mm": " ".join(f"{step:.6f}" for step in grid.spacing_mm),
                 "x_mm": round(float(point[0]), 3),
                 "y_mm": round(float(point[1]), 3),

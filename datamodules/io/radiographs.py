@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from datamodules.dicom import read_dicom_film
-from datamodules.files import written_whole
-from datamodules.studies import Volume, read_volume, write_volume
+from datamodules.io.dicom import read_dicom_radiograph
+from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.io.whole_files import written_whole
 
 JSRT_SIDE, JSRT_SPACING_MM, JSRT_MAX = 2048, 0.175, 4095
-"""Pixels along each side of JSRT's films, their spacing, and the highest value of 12 bits."""
+"""Pixels along each side of JSRT's radiographs, their spacing, and the highest value of 12 bits."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -22,8 +22,8 @@ THUMBNAIL = 64
 """Pixels along each side of the picture that `lies_on_its_side` looks at."""
 
 
-def radiograph(pixels: NDArray[Any], spacing_mm: tuple[float, float]) -> Volume:
-    """A film with its upper left corner at the origin.
+def as_radiograph(pixels: NDArray[Any], spacing_mm: tuple[float, float]) -> Volume:
+    """A radiograph with its upper left corner at the origin.
 
     Args:
         pixels: `(y, x)`; bone is bright.
@@ -54,7 +54,7 @@ def read_grey(path: Path) -> NDArray[np.uint8 | np.uint16]:
 def read_img(path: Path) -> Volume:
     """Read one `.IMG`: 2048 x 2048 big-endian 16-bit words that hold 12 bits, no header.
 
-    The files hold film density, which is high where much radiation came through: they are turned
+    The files hold optical density, which is high where much radiation came through: they are turned
     round, so that bone is bright.
 
     Raises:
@@ -77,10 +77,10 @@ def read_img(path: Path) -> Volume:
             "it is no file of JSRT's, or its bytes were swapped"
         )
         raise ValueError(message)
-    return radiograph((JSRT_MAX - density).astype(np.uint16), (JSRT_SPACING_MM, JSRT_SPACING_MM))
+    return as_radiograph((JSRT_MAX - density).astype(np.uint16), (JSRT_SPACING_MM, JSRT_SPACING_MM))
 
 
-def read_film(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
+def read_radiograph(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
     """Read a radiograph, bone bright: a picture, DICOM, JSRT's `.IMG`, or `read_volume`'s in 2D.
 
     Args:
@@ -95,25 +95,25 @@ def read_film(path: Path, spacing_mm: tuple[float, float] | None) -> Volume:
     if path.suffix.lower() == ".img":
         return read_img(path)
     if path.suffix.lower() == ".dcm":
-        return read_dicom_film(path)
+        return read_dicom_radiograph(path)
     if path.suffix.lower() in PICTURES:
         if spacing_mm is None:
             message = f"{path} is a picture, which holds no spacing: give its spacing_mm"
             raise ValueError(message)
-        return radiograph(read_grey(path), spacing_mm)
-    film = read_volume(path)
-    if film.array.ndim != 2:
-        message = f"{path} has {film.array.ndim} dimensions, expected a radiograph with 2"
+        return as_radiograph(read_grey(path), spacing_mm)
+    radiograph = read_volume(path)
+    if radiograph.array.ndim != 2:
+        message = f"{path} has {radiograph.array.ndim} dimensions, expected a radiograph with 2"
         raise ValueError(message)
-    return film
+    return radiograph
 
 
-def write_film(path: Path, film: Volume, description: str) -> None:
+def write_radiograph(path: Path, radiograph: Volume, description: str) -> None:
     """Write a radiograph whole or not at all, as a picture, JSRT's `.IMG` or a 2D image file.
 
     Args:
         path: where to; its ending says the format.
-        film: bone bright, of an integer type.
+        radiograph: bone bright, of an integer type.
         description: goes into a PNG's or an image file's header; `.IMG` has none.
 
     Raises:
@@ -121,19 +121,21 @@ def write_film(path: Path, film: Volume, description: str) -> None:
     """
     kind = path.suffix.lower()
     if kind == ".img":
-        density = (JSRT_MAX - film.array.clip(0, JSRT_MAX).astype(np.int32)).astype(">u2")
+        density = (JSRT_MAX - radiograph.array.clip(0, JSRT_MAX).astype(np.int32)).astype(">u2")
         with written_whole(path) as temporary:
             density.tofile(temporary)
     elif kind == ".png":
         information = PngInfo()
         information.add_text("Description", description)
         with written_whole(path) as temporary:
-            Image.fromarray(film.array).save(temporary, pnginfo=information)
+            Image.fromarray(radiograph.array).save(temporary, pnginfo=information)
     elif kind in PICTURES:
-        message = f"{path} would lose values: give the film as PNG, DICOM, .IMG or an image file"
+        message = (
+            f"{path} would lose values: give the radiograph as PNG, DICOM, .IMG or an image file"
+        )
         raise ValueError(message)
     else:
-        write_volume(path, film, description)
+        write_volume(path, radiograph, description)
 
 
 def lies_on_its_side(pixels: NDArray[Any]) -> bool:
@@ -176,12 +178,12 @@ def _spine(rows: NDArray[np.float64]) -> float:
 
 
 def read_lungs(folder: Path, stem: str, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Read a film's lung masks, left and right together, and bring them to the film's size.
+    """Read a radiograph's lung masks, left and right together, and bring them to its size.
 
     Args:
-        folder: holds pictures named like the film, in whatever subfolders.
-        stem: the film's name without its ending.
-        shape: pixels of the film along y and x.
+        folder: holds pictures named like the radiograph, in whatever subfolders.
+        stem: the radiograph's name without its ending.
+        shape: pixels of the radiograph along y and x.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -203,9 +205,9 @@ def lung_point(
     """A pixel (y, x) in the lungs.
 
     Args:
-        shape: pixels of the film along y and x.
-        lungs: the lungs on the film's grid; without it the point lies in either half of the film's
-            middle, where an upright frontal film has its lungs.
+        shape: pixels of the radiograph along y and x.
+        lungs: the lungs on the radiograph's grid; without it the point lies in either half of the
+            radiograph's middle, where an upright frontal radiograph has its lungs.
         generator: where chance comes from.
     """
     if lungs is not None and lungs.any():

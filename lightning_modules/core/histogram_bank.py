@@ -9,7 +9,7 @@ from datamodules.batch import SUBTYPES
 from lightning_modules.core.randomness import generator
 
 
-class HistogramLibrary(nn.Module):
+class HistogramBank(nn.Module):
     """Histograms of the training nodules and their subtypes; kept in the checkpoint.
 
     Args:

@@ -33,16 +33,16 @@ class JoinedDataset(NoduleDataset):
     Items have the attributes of all of them, NaN where one's are not known.
     """
 
-    def __init__(self, parts: Sequence[Part], versions: int, seed: int) -> None:
+    def __init__(self, parts: Sequence[Part], augmented_copies: int, seed: int) -> None:
         """Describe the nodules.
 
         Args:
             parts: the datasets, of the same ROI, and which of their nodules are meant.
-            versions: deterministic versions of each nodule.
+            augmented_copies: deterministic versions of each nodule.
             seed: of the augmentation.
         """
         subtypes = [dataset.subtypes[k] for dataset, nodules in parts for k in nodules]
-        super().__init__(subtypes, parts[0][0].roi_size, versions, seed)
+        super().__init__(subtypes, parts[0][0].roi_size, augmented_copies, seed)
         self.image_dtype = parts[0][0].image_dtype
         self.parts = list(parts)
         self.places = [(part, k) for part, (_, nodules) in enumerate(parts) for k in nodules]
@@ -73,7 +73,7 @@ class JoinedDataset(NoduleDataset):
         return item
 
 
-class AugmentedDataModule(NoduleDataModule):
+class RealAndSyntheticDataModule(NoduleDataModule):
     """A real data set whose training split is filled up with synthetic nodules.
 
     Validation and test are the real ones alone. Refused are synthetic nodules in the images of
@@ -93,7 +93,7 @@ class AugmentedDataModule(NoduleDataModule):
         num_workers: int = 0,
         seed: int = 0,
         balance: bool = False,
-        versions: int = 1,
+        augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
     ) -> None:
         """Describe what is mixed.
@@ -110,14 +110,14 @@ class AugmentedDataModule(NoduleDataModule):
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the choice among synthetic nodules, the order and the augmentation.
             balance: draw every subtype equally often in training (class-weighted sampling).
-            versions: deterministic versions of each training nodule, the first not augmented
-                (classical augmentation).
+            augmented_copies: deterministic versions of each training nodule, the first not
+                augmented (classical augmentation).
             cache_dir: folder for cached images; null for none.
 
         Raises:
             ValueError: If `per_real` is below 0, or nothing is left to train on.
         """
-        super().__init__(batch_size, num_workers, seed, balance, versions, cache_dir)
+        super().__init__(batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
         if per_real < 0 or (without_real and synthetic is None):
             message = (
                 f"per_real is {per_real} and without_real {without_real}: give at least 0, and "
@@ -143,13 +143,13 @@ class AugmentedDataModule(NoduleDataModule):
         if self.synthetic is not None:
             parts.append(self._chosen(real, self.synthetic))
         held_out = {split: self.real.datasets[split] for split in ("val", "test")}
-        train = JoinedDataset(parts, self.versions, self.seed)
+        train = JoinedDataset(parts, self.augmented_copies, self.seed)
         return {"train": train, **held_out, "predict": held_out["test"]}
 
     def real_batches(self) -> DataLoader[NoduleBatch]:
         """Return each real training nodule once, also where it is left out of training."""
         dataset = self.real.datasets["train"]
-        plain = range(0, len(dataset), dataset.versions)
+        plain = range(0, len(dataset), dataset.augmented_copies)
         return DataLoader(Subset(dataset, plain), batch_size=self.batch_size)
 
     def _chosen(self, real: NoduleDataset, source: NoduleDataModule) -> Part:

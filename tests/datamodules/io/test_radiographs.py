@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.films import (
+from datamodules.io.radiographs import (
     lies_on_its_side,
     lung_point,
-    read_film,
     read_grey,
     read_img,
     read_lungs,
+    read_radiograph,
 )
-from datamodules.studies import Volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
 
 
 def chest(seed: int = 0, side: int = 128) -> np.ndarray:
@@ -33,20 +33,22 @@ def chest(seed: int = 0, side: int = 128) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_upright_and_turned_films_are_told_apart(seed: int) -> None:
-    film = chest(seed)
-    assert not lies_on_its_side(film)
-    assert not lies_on_its_side(np.rot90(film, 2))
-    assert lies_on_its_side(np.rot90(film))
-    assert lies_on_its_side(np.rot90(film, 3))
+def test_upright_and_turned_radiographs_are_told_apart(seed: int) -> None:
+    radiograph = chest(seed)
+    assert not lies_on_its_side(radiograph)
+    assert not lies_on_its_side(np.rot90(radiograph, 2))
+    assert lies_on_its_side(np.rot90(radiograph))
+    assert lies_on_its_side(np.rot90(radiograph, 3))
 
 
-def test_a_blank_film_does_not_lie_on_its_side() -> None:
+def test_a_blank_radiograph_does_not_lie_on_its_side() -> None:
     assert not lies_on_its_side(np.full((50, 40), 7, np.uint16))
 
 
-@pytest.mark.skipif("NODULE_DATA" not in os.environ, reason="NODULE_DATA is not set: no real films")
-def test_real_films_on_their_side_are_found() -> None:
+@pytest.mark.skipif(
+    "NODULE_DATA" not in os.environ, reason="NODULE_DATA is not set: no real radiographs"
+)
+def test_real_radiographs_on_their_side_are_found() -> None:
     root = Path(os.environ["NODULE_DATA"]) / "chestxray14"
     known = set((root / "rotated.txt").read_text().split())
     found = {path.name for path in (root / "images").iterdir() if lies_on_its_side(read_grey(path))}
@@ -63,33 +65,33 @@ def test_pictures_are_read_as_grey_whatever_their_mode(tmp_path: Path, mode: str
 def test_16_bit_pictures_keep_their_values(tmp_path: Path) -> None:
     deep = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     Image.fromarray(deep).save(tmp_path / "a.png")
-    film = read_film(tmp_path / "a.png", (0.2, 0.3))
-    np.testing.assert_array_equal(film.array, deep)
-    assert film.spacing_mm == (0.2, 0.3)
+    radiograph = read_radiograph(tmp_path / "a.png", (0.2, 0.3))
+    np.testing.assert_array_equal(radiograph.array, deep)
+    assert radiograph.spacing_mm == (0.2, 0.3)
 
 
 def test_jsrt_is_big_endian_and_bone_becomes_bright(tmp_path: Path) -> None:
     density = np.zeros((2048, 2048), ">u2")
     density[3, 5], density[7, 9] = 4095, 256  # lung lets much radiation through: high density
     (tmp_path / "a.IMG").write_bytes(density.tobytes())
-    film = read_film(tmp_path / "a.IMG", None)
-    assert film.array[3, 5] == 0
-    assert film.array[7, 9] == 4095 - 256
-    assert film.array[0, 0] == 4095
-    assert film.spacing_mm == (0.175, 0.175)
+    radiograph = read_radiograph(tmp_path / "a.IMG", None)
+    assert radiograph.array[3, 5] == 0
+    assert radiograph.array[7, 9] == 4095 - 256
+    assert radiograph.array[0, 0] == 4095
+    assert radiograph.spacing_mm == (0.175, 0.175)
 
 
-def test_films_with_a_header_are_read_with_their_spacing(tmp_path: Path) -> None:
-    film = Volume(np.ones((4, 6), np.int16), (0.5, 0.4), (1.0, 2.0), np.eye(2))
-    write_volume(tmp_path / "a.mha", film)
-    assert read_film(tmp_path / "a.mha", None).spacing_mm == pytest.approx((0.5, 0.4))
+def test_radiographs_with_a_header_are_read_with_their_spacing(tmp_path: Path) -> None:
+    radiograph = Volume(np.ones((4, 6), np.int16), (0.5, 0.4), (1.0, 2.0), np.eye(2))
+    write_volume(tmp_path / "a.mha", radiograph)
+    assert read_radiograph(tmp_path / "a.mha", None).spacing_mm == pytest.approx((0.5, 0.4))
 
 
-def test_what_is_wrong_with_a_film_is_said(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_radiograph_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_film(tmp_path / "a.IMG", None)
+        read_radiograph(tmp_path / "a.IMG", None)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_film(tmp_path / "a.png", (1, 1))
+        read_radiograph(tmp_path / "a.png", (1, 1))
     (tmp_path / "a.IMG").write_bytes(b"\0" * 1000)
     with pytest.raises(ValueError, match="has 1000 bytes, expected 8388608"):
         read_img(tmp_path / "a.IMG")
@@ -106,10 +108,10 @@ def test_what_is_wrong_with_a_film_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no picture or cut short"):
         read_grey(tmp_path / "b.png")
     with pytest.raises(ValueError, match="holds no spacing"):
-        read_film(tmp_path / "b.png", None)
+        read_radiograph(tmp_path / "b.png", None)
     write_volume(tmp_path / "c.mha", Volume(np.ones((4, 6, 5)), (1,) * 3, (0,) * 3, np.eye(3)))
     with pytest.raises(ValueError, match="has 3 dimensions"):
-        read_film(tmp_path / "c.mha", None)
+        read_radiograph(tmp_path / "c.mha", None)
 
 
 def test_lung_masks_are_joined_and_points_lie_in_them(tmp_path: Path) -> None:
@@ -117,8 +119,8 @@ def test_lung_masks_are_joined_and_points_lie_in_them(tmp_path: Path) -> None:
         mask = np.zeros((32, 32), np.uint8)
         mask[10:20, columns] = 255
         (tmp_path / side).mkdir()
-        Image.fromarray(mask).save(tmp_path / side / "film.gif")
-    lungs = read_lungs(tmp_path, "film", (64, 128))
+        Image.fromarray(mask).save(tmp_path / side / "radiograph.gif")
+    lungs = read_lungs(tmp_path, "radiograph", (64, 128))
     assert lungs.shape == (64, 128)
     assert lungs[20:40, :32].all()
     assert lungs[20:40, 96:].all()

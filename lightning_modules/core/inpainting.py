@@ -18,7 +18,7 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
     return mask
 
 
-def synthesized(mask: Tensor, margin_voxels: int) -> Tensor:
+def inpaint_mask(mask: Tensor, margin_voxels: int) -> Tensor:
     """The region that is synthesized: the mask with its margin, or everything where it is empty.
 
     Args:
@@ -52,13 +52,13 @@ def feather(mask: Tensor, margin_voxels: int) -> Tensor:
         `(B, 1, *spatial)` in [0, 1].
     """
     blur = margin_voxels // 2
-    grown = synthesized(mask, margin_voxels - blur)
+    grown = inpaint_mask(mask, margin_voxels - blur)
     if blur == 0:
         return grown
     return torch.where(mask > 0, 1.0, box_blur(grown, blur))
 
 
-def fill(image: Tensor, region: Tensor) -> Tensor:
+def mean_fill(image: Tensor, region: Tensor) -> Tensor:
     """Replace the region by the mean of what surrounds it.
 
     What is hidden this way cannot reach the encoder, so a model learns nothing from the nodule that
@@ -82,7 +82,7 @@ def occupancy(mask: Tensor, compression: int) -> Tensor:
     return MEAN_POOL[mask.ndim - 2](mask, compression)
 
 
-def touched(region: Tensor, compression: int) -> Tensor:
+def to_latent_mask(region: Tensor, compression: int) -> Tensor:
     """1 for each latent voxel that the region touches, `(B, 1, *latent)`."""
     return MAX_POOL[region.ndim - 2](region, compression)
 

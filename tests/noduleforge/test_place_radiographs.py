@@ -7,25 +7,29 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import ChestXray14DataModule, FilmInsertionDataModule
+from datamodules import ChestXray14DataModule, RadiographInsertionDataModule
 from datamodules.base import split_of
 from datamodules.insertion import InsertionDataset
-from datamodules.studies import read_volume
+from datamodules.io.volumes import read_volume
 from noduleforge.cli import main
-from noduleforge.place_films import place_films
+from noduleforge.place_radiographs import place_radiographs
 
 FRACTIONS = (0.6, 0.2, 0.2)
 DIAMETER_MM = (4.0, 10.0)
 
 
 def test_requests_keep_to_a_split_and_can_be_fulfilled(
-    store: Path, films: Path, tmp_path: Path
+    store: Path, radiographs: Path, tmp_path: Path
 ) -> None:
-    hosts = ChestXray14DataModule(films, content="normal", fractions=FRACTIONS)
-    place_films(hosts, store, tmp_path / "out", "train", 3, diameter_mm=DIAMETER_MM, seed=3)
+    background_radiographs = ChestXray14DataModule(
+        radiographs, content="normal", fractions=FRACTIONS
+    )
+    place_radiographs(
+        background_radiographs, store, tmp_path / "out", "train", 3, diameter_mm=DIAMETER_MM, seed=3
+    )
     table = pd.read_csv(tmp_path / "out/requests.csv", dtype={"patient_id": str})
-    of_films = {split_of(patient, 0, FRACTIONS) for patient in table["patient_id"]}
-    assert of_films == {"train"}
+    of_radiographs = {split_of(patient, 0, FRACTIONS) for patient in table["patient_id"]}
+    assert of_radiographs == {"train"}
     nodules = pd.read_csv(store / "nodules.csv").set_index("nodule_id")["patient_id"]
     assert {split_of(nodules[name], 0, FRACTIONS) for name in table["shape_of"]} == {"train"}
     assert (table.groupby("study").size() == 3).all()
@@ -39,40 +43,58 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
         # no wider than the largest shape, and no empty one
         area = shape.array.sum() * np.prod(shape.spacing_mm)
         assert 0 < area < np.pi / 4 * (1.5 * DIAMETER_MM[1]) ** 2
-    data = FilmInsertionDataModule(tmp_path / "out/requests.csv")
+    data = RadiographInsertionDataModule(tmp_path / "out/requests.csv")
     data.setup("predict")
     assert not data.failed
     # the same command draws the same
-    place_films(hosts, store, tmp_path / "again", "train", 3, diameter_mm=DIAMETER_MM, seed=3)
+    place_radiographs(
+        background_radiographs,
+        store,
+        tmp_path / "again",
+        "train",
+        3,
+        diameter_mm=DIAMETER_MM,
+        seed=3,
+    )
     again = pd.read_csv(tmp_path / "again/requests.csv", dtype={"patient_id": str})
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_each_copy_of_a_film_has_nodules_of_its_own(
-    store: Path, films: Path, tmp_path: Path
+def test_each_copy_of_a_radiograph_has_nodules_of_its_own(
+    store: Path, radiographs: Path, tmp_path: Path
 ) -> None:
-    hosts = ChestXray14DataModule(films, content="normal", fractions=FRACTIONS)
-    place_films(hosts, store, tmp_path, per_film=2, copies=3, diameter_mm=DIAMETER_MM)
+    background_radiographs = ChestXray14DataModule(
+        radiographs, content="normal", fractions=FRACTIONS
+    )
+    place_radiographs(
+        background_radiographs, store, tmp_path, per_radiograph=2, copies=3, diameter_mm=DIAMETER_MM
+    )
     table = pd.read_csv(tmp_path / "requests.csv", dtype={"patient_id": str})
     assert table["name"].is_unique
     assert set(table.groupby("study")["copy"].agg(tuple)) == {(0, 0, 1, 1, 2, 2)}
     assert len(table.drop_duplicates(["study", "x_mm", "y_mm"])) == len(table)
-    data = FilmInsertionDataModule(tmp_path / "requests.csv")
+    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
     data.setup("predict")
     dataset = data.datasets["predict"]
     assert isinstance(dataset, InsertionDataset)
     keys = pd.Series([region.row["key"] for region in dataset.regions])
-    assert keys.nunique() == 3 * table["study"].nunique()  # a film is written for each
+    assert keys.nunique() == 3 * table["study"].nunique()  # a radiograph is written for each
 
 
-def test_places_lie_in_given_lungs(store: Path, films: Path, tmp_path: Path) -> None:
+def test_places_lie_in_given_lungs(store: Path, radiographs: Path, tmp_path: Path) -> None:
     (tmp_path / "lungs").mkdir()
     mask = np.zeros((1024, 1024), np.uint8)
     mask[600:700, 300:400] = 255
-    for path in (films / "images").iterdir():
+    for path in (radiographs / "images").iterdir():
         Image.fromarray(mask).save(tmp_path / "lungs" / path.name)
-    words = ["place-films", "--hosts", "ChestXray14DataModule", "--hosts.root", str(films)]
-    words += ["--hosts.lungs", str(tmp_path / "lungs"), "--shapes", str(store)]
+    words = [
+        "place-radiographs",
+        "--background_radiographs",
+        "ChestXray14DataModule",
+        "--background_radiographs.root",
+        str(radiographs),
+    ]
+    words += ["--background_radiographs.lungs", str(tmp_path / "lungs"), "--shapes", str(store)]
     main([*words, "--diameter_mm", "[4, 10]", "--out", str(tmp_path / "out")])
     table = pd.read_csv(tmp_path / "out/requests.csv")
     assert len(table) == 20
@@ -82,12 +104,18 @@ def test_places_lie_in_given_lungs(store: Path, films: Path, tmp_path: Path) -> 
 
 
 def test_faults_are_named(
-    store: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["place-films", "--hosts", "ChestXray14DataModule", "--hosts.root", str(films)]
+    words = [
+        "place-radiographs",
+        "--background_radiographs",
+        "ChestXray14DataModule",
+        "--background_radiographs.root",
+        str(radiographs),
+    ]
     words += ["--shapes", str(store), "--out", str(tmp_path)]
     for more, message in (
-        (["--per_film", "0"], "give at least 1 nodule"),
+        (["--per_radiograph", "0"], "give at least 1 nodule"),
         (["--copies", "0"], "copies 0"),
         (["--diameter_mm", "[90, 95]"], "widen the range"),
         (["--select", "subtlety > 9"], "has no rows after select"),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from datamodules.dicom import Series, turned_round
-from datamodules.files import written_whole
+from datamodules.io.dicom import Series, turned_round
+from datamodules.io.whole_files import written_whole
 
 KEPT = (
     *("Modality", "PatientPosition", "PositionReferenceIndicator"),
@@ -73,14 +73,14 @@ def write_synthetic_series(
     return paths
 
 
-def write_dicom_film(
+def write_dicom_radiograph(
     source: Path, pixels: NDArray[np.integer], path: Path, pseudonym: str, key: str
 ) -> None:
     """Write a radiograph with changed pixels; see `write_synthetic_series`.
 
     Args:
         source: the radiograph without nodules.
-        pixels: `(y, x)`, bone bright, as `read_dicom_film` reads them.
+        pixels: `(y, x)`, bone bright, as `read_dicom_radiograph` reads them.
         path: file to write.
         pseudonym: stands for the patient.
         key: new UIDs are made of it and the old ones.

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
-from datamodules.studies import Grid, Volume, read_grid, read_volume
+from datamodules.io.volumes import Grid, Volume, read_grid, read_volume
 
 TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns"),
@@ -289,7 +289,7 @@ def only_series(folder: Path) -> Series:
     return series
 
 
-def read_dicom_film(path: Path) -> Volume:
+def read_dicom_radiograph(path: Path) -> Volume:
     """Read a radiograph (CR, DX), bone bright, in its stored units.
 
     Raises:

@@ -8,7 +8,7 @@ from adapted import build, with_two
 from monai.networks.blocks import SABlock
 from torch import Tensor
 
-from lightning_modules.core.activity import (
+from lightning_modules.core.adapter_analysis import (
     attention,
     attention_overlap,
     change_overlap,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import LIDCDataModule, MixedDataModule
+from datamodules import CombinedDataModule, LIDCDataModule
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def make_part(tmp_path: Path, write_store: Callable[..., Path]) -> Callable[...,
 
 def test_a_batch_has_one_of_each_part(make_part: Callable[..., Any]) -> None:
     parts = {name: make_part(select=f"subtype == '{name}'") for name in ("solid", "ground-glass")}
-    data = MixedDataModule(parts)
+    data = CombinedDataModule(parts)
     data.setup()
     batches = [batch for batch, _, _ in data.train_dataloader()]
     assert batches
@@ -38,7 +38,9 @@ def test_a_batch_has_one_of_each_part(make_part: Callable[..., Any]) -> None:
 
 def test_latents_of_all_parts_are_cached(make_part: Callable[..., Any], tmp_path: Path) -> None:
     part = make_part(cache_dir=tmp_path / "cache")
-    data = MixedDataModule({"a": part, "b": make_part(cache_dir=tmp_path / "cache", versions=2)})
+    data = CombinedDataModule(
+        {"a": part, "b": make_part(cache_dir=tmp_path / "cache", augmented_copies=2)}
+    )
     data.setup()
 
     def encode(batch: Any) -> dict[str, torch.Tensor]:
@@ -51,24 +53,24 @@ def test_latents_of_all_parts_are_cached(make_part: Callable[..., Any], tmp_path
 
 
 def test_the_fingerprint_is_that_of_all_parts(make_part: Callable[..., Any]) -> None:
-    one = MixedDataModule({"a": make_part(), "b": make_part(seed=1)})
-    same = MixedDataModule({"a": make_part(), "b": make_part(seed=1)})
-    other = MixedDataModule({"a": make_part(), "b": make_part(seed=2)})
+    one = CombinedDataModule({"a": make_part(), "b": make_part(seed=1)})
+    same = CombinedDataModule({"a": make_part(), "b": make_part(seed=1)})
+    other = CombinedDataModule({"a": make_part(), "b": make_part(seed=2)})
     assert one.fingerprint == same.fingerprint != other.fingerprint
     same.load_state_dict(one.state_dict())
-    third = MixedDataModule({"a": make_part(), "c": make_part(seed=1)})
+    third = CombinedDataModule({"a": make_part(), "c": make_part(seed=1)})
     with pytest.raises(ValueError, match=r"trained on the parts \['a', 'b'\]"):
         third.load_state_dict(one.state_dict())
 
 
 def test_a_patient_must_be_in_one_split_of_all_parts(make_part: Callable[..., Any]) -> None:
-    data = MixedDataModule({"a": make_part(), "b": make_part(seed=1)})
+    data = CombinedDataModule({"a": make_part(), "b": make_part(seed=1)})
     with pytest.raises(ValueError, match="all nodules of a patient must be in one split"):
         data.setup()
 
 
 def test_parts_must_have_one_spacing(make_part: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"roi_spacing_mm are {'a': 1\.0, 'b': 2\.0}"):
-        MixedDataModule({"a": make_part(), "b": make_part(roi_spacing_mm=2.0)})
+        CombinedDataModule({"a": make_part(), "b": make_part(roi_spacing_mm=2.0)})
     with pytest.raises(ValueError, match="give one part or more"):
-        MixedDataModule({})
+        CombinedDataModule({})

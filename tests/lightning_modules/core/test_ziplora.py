@@ -9,7 +9,7 @@ from adapted import BOTH, answer, build, with_two
 from lightning_modules.core.adapters import activate, load_adapter, save_adapter, updates
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.merging import Weighted
-from lightning_modules.core.zipping import (
+from lightning_modules.core.ziplora import (
     add_coefficients,
     coefficient_overlap,
     coefficients,

@@ -1,0 +1,1 @@
+"""Files: volumes, DICOM, radiographs."""
