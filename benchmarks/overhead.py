@@ -23,7 +23,7 @@ import torch
 import yaml
 from tqdm import trange
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.composition import CXRComposition, OrthogonalityConfig
 from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
@@ -51,7 +51,8 @@ def build(
     codec.scale_factor.fill_(1)
     codec.shift.fill_(0)
     unet, sampling = UNetConfig(**sizes["unet"]), SamplingConfig(20)
-    return make(head, codec, unet, DiffusionProcess(), sampling=sampling, **settings)
+    roi = Roi(**sizes["roi"])
+    return make(head, codec, unet, DiffusionProcess(), roi=roi, sampling=sampling, **settings)
 
 
 def make_batch(model: NoduleDiffusion, size: int, side: int) -> NoduleBatch:

@@ -9,7 +9,7 @@ seeds=("$@")
 stage1=runs/ct/autoencoder
 lightning fit --config configs/ct/autoencoder.yaml --data.init_args.root "$root"
 lightning test --config configs/ct/autoencoder.yaml --data.init_args.root "$root" \
-    --data.init_args.roi_size 32
+    --model.init_args.roi.size 32
 for seed in "${seeds[@]}"; do
     for arm in regularized conditioning_only; do
         overlay=()

@@ -201,7 +201,7 @@ class CharacteristicFidelity(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the classifier and begin a new table."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.classifier = load_classifier(self.path, data.roi_spacing_mm).to(pl_module.device)
+        self.classifier = load_classifier(self.path, data.roi.spacing_mm).to(pl_module.device)
         self.rows: list[Any] = []
 
     def on_predict_batch_end(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import resnet50
 
+from datamodules.batch import Roi
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import NoduleClassifier
 
@@ -265,7 +266,8 @@ class ClassifierFeatures(FeatureExtractor):
         if facts is None:
             message = f"The checkpoint {checkpoint} is not a classifier's: give NoduleClassifier's."
             raise ValueError(message)
-        self.network = NoduleClassifier(**facts)
+        size, spacing_mm = stored["noduleforge"]["roi"]
+        self.network = NoduleClassifier(roi=Roi(tuple(size), spacing_mm), **facts)
         self.network.load_state_dict(stored["state_dict"])
         self.spatial_dims = facts["spatial_dims"]
         names = ", ".join(facts["characteristics"])

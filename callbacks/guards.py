@@ -14,7 +14,7 @@ from datamodules.io.whole_files import written_whole
 
 MEMORY_KNOBS = (
     "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "
-    "model.init_args.unet.checkpointing to true, lower data.init_args.roi_size, or take "
+    "model.init_args.unet.checkpointing to true, lower model.init_args.roi.size, or take "
     "trainer.precision bf16-mixed"
 )
 

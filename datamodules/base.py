@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.volumes import binarize
 from datamodules.latents import LatentCache
 
@@ -415,16 +415,11 @@ def _go_on(sampler: SubtypeSampler, trainer: Trainer, batches: int, batch_size: 
 
 
 class NoduleDataModule(LightningDataModule, ABC):
-    """Loaders over patient-grouped splits of nodules, cached as latents if asked for.
-
-    Attributes:
-        roi_spacing_mm: spacing of the ROIs.
-    """
-
-    roi_spacing_mm: float
+    """Loaders over patient-grouped splits of nodules, cached as latents if asked for."""
 
     def __init__(
         self,
+        roi: Roi | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -435,6 +430,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         """Set what all data modules share.
 
         Args:
+            roi: how regions are cut; null for the model's.
             batch_size: nodules per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order and the augmentation.
@@ -444,6 +440,7 @@ class NoduleDataModule(LightningDataModule, ABC):
             cache_dir: folder for cached latents; null for none. Old entries are never deleted.
         """
         super().__init__()
+        self.own_roi = roi
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -452,6 +449,27 @@ class NoduleDataModule(LightningDataModule, ABC):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.datasets: dict[str, NoduleDataset] = {}
         self._cached: dict[str, LatentCache] = {}
+
+    @property
+    def roi(self) -> Roi:
+        """How regions are cut: as given, or as the model that is trained or used wants it.
+
+        Raises:
+            ValueError: If neither says it, or both do and differ.
+        """
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        wanted: Roi | None = getattr(model, "roi", None)
+        found = wanted or self.own_roi
+        if found is None:
+            message = "There is no ROI: give data.init_args.roi, or a model that has one"
+            raise ValueError(message)
+        if self.own_roi not in (None, found):
+            message = (
+                f"The data's ROI is {self.own_roi}, the model's {wanted}: leave data.init_args.roi "
+                "out, the model's is used"
+            )
+            raise ValueError(message)
+        return found
 
     @abstractmethod
     def build(self) -> dict[str, NoduleDataset]:

@@ -1,5 +1,6 @@
 """The contract between data and models: what a batch of nodules holds, in which units."""
 
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 from torch import Tensor
@@ -9,6 +10,33 @@ SUBTYPES = ("solid", "part-solid", "ground-glass")
 
 UNKNOWN_SUBTYPE = -1
 """Code of a nodule whose subtype is not known."""
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest (ROI): what a model sees of an image around a nodule.
+
+    Attributes:
+        size: voxels along z, y, x (y, x in 2D); one number for all axes.
+        spacing_mm: distance between voxels, the same on every axis.
+    """
+
+    size: int | tuple[int, ...] = 32
+    spacing_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an ROI without a voxel, of more than three axes or of no extent."""
+        sizes = [self.size] if isinstance(self.size, int) else self.size
+        if min(sizes, default=0) < 1 or len(sizes) > 3 or not self.spacing_mm > 0:
+            message = (
+                f"The ROI's size is {self.size} and its spacing_mm {self.spacing_mm}: give at "
+                "least one voxel on each axis and a spacing above 0 mm"
+            )
+            raise ValueError(message)
+
+    def shape(self, spatial_dims: int) -> tuple[int, ...]:
+        """Voxels along each axis, where one number stands for all."""
+        return (self.size,) * spatial_dims if isinstance(self.size, int) else tuple(self.size)
 
 
 class NoduleBatch(TypedDict):

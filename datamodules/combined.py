@@ -31,19 +31,18 @@ class CombinedDataModule(LightningDataModule):
         """Name the parts.
 
         Args:
-            parts: data modules of the same ROI spacing, by name.
+            parts: data modules of the same ROI, by name.
 
         Raises:
-            ValueError: If there is none, or their ROI spacings differ.
+            ValueError: If there is none, or their ROIs differ.
         """
         super().__init__()
-        spacings = {name: part.roi_spacing_mm for name, part in parts.items()}
-        if len(set(spacings.values())) != 1:
-            message = f"The parts' roi_spacing_mm are {spacings}: give one part or more, all alike."
+        rois = {name: part.own_roi for name, part in parts.items()}
+        if len(set(rois.values())) != 1:
+            message = f"The parts' ROIs are {rois}: give one part or more, all alike."
             raise ValueError(message)
         self.parts = parts
         self.first = next(iter(parts.values()))
-        self.roi_spacing_mm = self.first.roi_spacing_mm
         self.cache_dir: Path | None = self.first.cache_dir
 
     def setup(self, stage: str | None = None) -> None:

@@ -19,7 +19,7 @@ from datamodules.base import (
     hold_nothing_out,
     raise_together,
 )
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
 from datamodules.real_and_synthetic import GENERATOR, check_generator, draw
@@ -333,7 +333,15 @@ class DetectionDataModule(NoduleDataModule):
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(
+            Roi(radiograph_size, radiograph_spacing_mm),
+            batch_size,
+            num_workers,
+            seed,
+            balance,
+            augmented_copies,
+            cache_dir,
+        )
         if not sources or radiograph_size < 1 or not radiograph_spacing_mm > 0:
             message = (
                 f"There are {len(sources)} sources, radiograph_size is {radiograph_size} and "
@@ -353,10 +361,12 @@ class DetectionDataModule(NoduleDataModule):
             )
             raise ValueError(message)
         self.sources = sources
+        for source in {**sources, **self.synthetic}.values():
+            source.own_roi = self.own_roi
         self.per_real, self.without_real = per_real, without_real
         self.source_ids = source_ids
         self.radiograph_size = radiograph_size
-        self.roi_spacing_mm = radiograph_spacing_mm
+        self.radiograph_spacing_mm = radiograph_spacing_mm
 
     def setup(self, stage: str | None = None) -> None:
         """Build the datasets once, and say what is in them."""
@@ -393,7 +403,7 @@ class DetectionDataModule(NoduleDataModule):
                 if split == "train"
                 else [radiograph for parts in radiographs.values() for radiograph in parts[split]],
                 self.radiograph_size,
-                self.roi_spacing_mm,
+                self.radiograph_spacing_mm,
                 self.augmented_copies if split == "train" else 1,
                 self.seed,
             )

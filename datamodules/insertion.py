@@ -14,7 +14,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from datamodules.base import NoduleDataModule, NoduleDataset, sha256
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.dicom import only_series, read_study
 from datamodules.io.radiographs import read_radiograph, write_radiograph
 from datamodules.io.synthetic_dicom import (
@@ -92,8 +92,7 @@ def cut(
     study: Volume,
     row: dict[str, Any],
     root: Path,
-    size: int,
-    spacing_mm: float,
+    roi: Roi,
     margin: int,
     fill: float = AIR_HU,
 ) -> Region:
@@ -103,8 +102,7 @@ def cut(
         study: the whole study.
         row: the request.
         root: folder that the request's files are relative to.
-        size: voxels of the ROI along each edge.
-        spacing_mm: spacing of the ROI.
+        roi: the region that the model sees.
         margin: voxels around the nodule that must fit into the ROI.
         fill: what lies outside the study.
 
@@ -113,6 +111,7 @@ def cut(
         ValueError: If the request cannot be fulfilled; says why.
     """
     rank = study.array.ndim
+    size, spacing_mm = roi.shape(rank), roi.spacing_mm
     shape = None
     if isinstance(row.get("mask"), str):
         shape = read_volume(root / row["mask"])
@@ -126,16 +125,13 @@ def cut(
         raise ValueError(message)
     # the voxel of the study that holds the position, so that equal spacing copies values
     center = study.grid.world([float(np.floor(i + 0.5)) for i in index])
-    image = resample(study, center, (size,) * rank, (spacing_mm,) * rank, fill=fill)
-    if shape is None:
-        mask = ball(row, (size,) * rank, spacing_mm)
-    else:
-        mask = recentred(shape, (size,) * rank, spacing_mm)
+    image = resample(study, center, size, (spacing_mm,) * rank, fill=fill)
+    mask = ball(row, size, spacing_mm) if shape is None else recentred(shape, size, spacing_mm)
     reach = np.argwhere(mask)
-    if reach.min() < margin or reach.max() >= size - margin:
+    if reach.min() < margin or (reach >= np.array(size) - margin).any():
         message = (
             f"the nodule and its margin of {margin * spacing_mm:g} mm do not fit into the ROI of "
-            f"{size * spacing_mm:g} mm: ask for a smaller one, or train with a larger ROI"
+            f"{min(size) * spacing_mm:g} mm: ask for a smaller one, or train with a larger ROI"
         )
         raise ValueError(message)
     corners = np.stack([reach.min(axis=0) - margin, reach.max(axis=0) + margin])
@@ -286,9 +282,7 @@ class InsertionDataModule(NoduleDataModule):
     def __init__(
         self,
         requests: Path,
-        roi_size: int = 32,
-        roi_spacing_mm: float = 1.0,
-        margin_voxels: int = 3,
+        roi: Roi | None = None,
         batch_size: int = 8,
     ) -> None:
         """Describe the requests.
@@ -303,18 +297,27 @@ class InsertionDataModule(NoduleDataModule):
                 that the generator has seen),
                 `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
                 between; else that of a real training nodule is drawn) and LIDC ratings.
-            roi_size: voxels of the ROI along each edge, those of the model.
-            roi_spacing_mm: spacing of the ROI, that of the model.
-            margin_voxels: of the model's head.
+            roi: how regions are cut; null for the model's.
             batch_size: requests that are synthesized together.
         """
-        super().__init__(batch_size, cache_dir=None)
+        super().__init__(roi, batch_size, cache_dir=None)
         self.requests = requests
-        self.roi_size = roi_size
-        self.roi_spacing_mm = roi_spacing_mm
-        self.margin_voxels = margin_voxels
         self.failed: dict[str, str] = {}
         self.done: list[dict[str, Any]] = []
+
+    @property
+    def margin_voxels(self) -> int:
+        """How far beyond a nodule's mask the model changes the image, in voxels of the ROI.
+
+        Raises:
+            ValueError: If there is no model to say it.
+        """
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if not hasattr(model, "margin_voxels"):
+            message = "Nodules are inserted by a diffusion model: use `lightning predict` with one"
+            raise ValueError(message)
+        margin: int = model.margin_voxels
+        return margin
 
     def build(self) -> dict[str, NoduleDataset]:
         """Read every study once and cut its regions.
@@ -347,8 +350,7 @@ class InsertionDataModule(NoduleDataModule):
                     regions.append(region)
                 except (FileNotFoundError, ValueError) as error:
                     self.failed[given["name"]] = str(error)
-        shape = (self.roi_size,) * self.spatial_dims
-        return {"predict": InsertionDataset(regions, shape)}
+        return {"predict": InsertionDataset(regions, self.roi.shape(self.spatial_dims))}
 
     def read(self, path: Path, row: dict[str, Any]) -> Volume:
         """Read a whole study, a CT in HU.
@@ -377,8 +379,7 @@ class InsertionDataModule(NoduleDataModule):
         if row.get("subtype") not in SUBTYPES:
             message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
             raise ValueError(message)
-        size, spacing, margin = self.roi_size, self.roi_spacing_mm, self.margin_voxels
-        region = cut(study, row, self.requests.parent, size, spacing, margin)
+        region = cut(study, row, self.requests.parent, self.roi, self.margin_voxels)
         mean = float(region.image.array[region.mask > 0].mean())
         if mean > 0:
             message = f"its place is no lung (mean {mean:.0f} HU): give another position"
@@ -442,17 +443,6 @@ class RadiographInsertionDataModule(InsertionDataModule):
 
     spatial_dims = 2
 
-    def __init__(
-        self,
-        requests: Path,
-        roi_size: int = 64,
-        roi_spacing_mm: float = 0.8,
-        margin_voxels: int = 3,
-        batch_size: int = 8,
-    ) -> None:
-        """Describe the requests; see `InsertionDataModule`."""
-        super().__init__(requests, roi_size, roi_spacing_mm, margin_voxels, batch_size)
-
     def read(self, path: Path, row: dict[str, Any]) -> Volume:
         """Read a whole radiograph, bone bright.
 
@@ -470,9 +460,8 @@ class RadiographInsertionDataModule(InsertionDataModule):
 
     def region(self, study: Volume, row: dict[str, Any]) -> Region:
         """Cut the ROI of one request; raises as `cut` does."""
-        size, spacing, margin = self.roi_size, self.roi_spacing_mm, self.margin_voxels
         fill = float(study.array.min())
-        return cut(study, row, self.requests.parent, size, spacing, margin, fill)
+        return cut(study, row, self.requests.parent, self.roi, self.margin_voxels, fill)
 
     def write(
         self, source: Path, study: Volume, root: Path, name: str, placed: Placed, key: str, who: str

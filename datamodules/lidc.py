@@ -22,7 +22,7 @@ from datamodules.base import (
     select_rows,
     split_by_patient,
 )
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.dicom import read_study, read_study_grid
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 
@@ -374,14 +374,13 @@ class LIDCDataModule(NoduleDataModule):
         csv: str = "nodules.csv",
         columns: dict[str, str] | None = None,
         select: str | None = None,
-        roi_size: int | list[int] = 32,
-        roi_spacing_mm: float = 1.0,
         ground_glass_max: float = 2.0,
         solid_min: float = 4.5,
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
         predict_csv: str | None = None,
         predict_split: Split = "test",
         predict_every_subtype: bool = False,
+        roi: Roi | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -398,8 +397,6 @@ class LIDCDataModule(NoduleDataModule):
                 `subtype` (solid, part-solid or ground-glass), and any other LIDC rating.
             columns: our column names to the table's, where they differ.
             select: a pandas query that says which rows to use, for example "link_cost < 3".
-            roi_size: voxels of the ROI along z, y, x (y, x in 2D); one number for a cube.
-            roi_spacing_mm: spacing of the ROI.
             ground_glass_max: nodules of a texture up to this are ground-glass; LIDC's texture is
                 1 for ground glass, 3 for part-solid and 5 for solid, the mean of its readers.
             solid_min: nodules of a texture from this on are solid, those between part-solid; at
@@ -410,6 +407,7 @@ class LIDCDataModule(NoduleDataModule):
                 each of which is synthesized anew in its own place, in all its `augmented_copies`.
             predict_split: that split; `train` for nodules that are to be trained with.
             predict_every_subtype: ask for each of these nodules once as every subtype.
+            roi: how regions are cut; null for the model's.
             batch_size: nodules per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order and the augmentation.
@@ -421,15 +419,8 @@ class LIDCDataModule(NoduleDataModule):
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
         check_fractions(fractions)
-        sizes = [roi_size] if isinstance(roi_size, int) else roi_size
-        if min(sizes, default=0) < 1 or len(sizes) > 3 or not roi_spacing_mm > 0:
-            message = (
-                f"roi_size is {roi_size} and roi_spacing_mm is {roi_spacing_mm}: "
-                "give at least one voxel on each axis and a spacing above 0 mm"
-            )
-            raise ValueError(message)
         if not ground_glass_max < solid_min:
             message = (
                 f"ground_glass_max is {ground_glass_max} and solid_min is {solid_min}: "
@@ -440,8 +431,6 @@ class LIDCDataModule(NoduleDataModule):
         self.csv = csv
         self.columns = columns
         self.select = select
-        self.roi_size = roi_size
-        self.roi_spacing_mm = roi_spacing_mm
         self.ground_glass_max = ground_glass_max
         self.solid_min = solid_min
         self.fractions = fractions
@@ -485,11 +474,9 @@ class LIDCDataModule(NoduleDataModule):
         else:
             limits = self.ground_glass_max, self.solid_min
             subtypes = [subtype_of(texture, *limits) for texture in table["texture"]]
-        size = self.roi_size
-        if isinstance(size, int):
-            size = [size] * self._dimensions(table)
+        size, spacing_mm = self.roi.shape(self._dimensions(table)), self.roi.spacing_mm
         return LIDCDataset(
-            self.root, table, size, self.roi_spacing_mm, subtypes, augmented_copies, self.seed
+            self.root, table, size, spacing_mm, subtypes, augmented_copies, self.seed
         )
 
     def _dimensions(self, table: pd.DataFrame) -> int:

@@ -22,7 +22,7 @@ from datamodules.base import (
     sha256,
     split_by_patient,
 )
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 
@@ -57,7 +57,7 @@ class RadiographDataset(NoduleDataset):
         self,
         table: pd.DataFrame,
         attributes: Sequence[str],
-        roi_size: int,
+        roi_size: Sequence[int],
         roi_spacing_mm: float,
         augmented_copies: int = 1,
         seed: int = 0,
@@ -71,15 +71,13 @@ class RadiographDataset(NoduleDataset):
                 centre and half axes of the ellipse that stands for the nodule, NaN where there is
                 none; and the attributes.
             attributes: columns that become the batch's attributes; NaN where unknown.
-            roi_size: pixels of the ROI along each side.
+            roi_size: pixels of the ROI along y and x.
             roi_spacing_mm: spacing of the ROI.
             augmented_copies: deterministic versions of each region.
             seed: of the augmentation and of the points without a nodule.
             lungs: folder with lung masks, see `read_lungs`; points without a nodule lie in them.
         """
-        super().__init__(
-            [UNKNOWN_SUBTYPE] * len(table), (roi_size, roi_size), augmented_copies, seed
-        )
+        super().__init__([UNKNOWN_SUBTYPE] * len(table), roi_size, augmented_copies, seed)
         self.table = table.reset_index(drop=True)
         self.rows: list[dict[str, Any]] = self.table.to_dict("records")  # type: ignore[assignment]
         self.attributes = list(attributes)
@@ -177,9 +175,8 @@ class RadiographDataModule(NoduleDataModule):
         points_per_radiograph: int = 4,
         select: str | None = None,
         lungs: Path | None = None,
-        roi_size: int = 64,
-        roi_spacing_mm: float = 0.8,
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        roi: Roi | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -194,9 +191,8 @@ class RadiographDataModule(NoduleDataModule):
             select: a pandas query over the table's columns that says which rows to use.
             lungs: folder with lung masks named like the radiographs, where points without a nodule
                 lie; without it they lie where upright radiographs have their lungs.
-            roi_size: pixels of the ROI along each side.
-            roi_spacing_mm: spacing of the ROI.
             fractions: shares of the patients for train, val and test.
+            roi: how regions are cut; null for the model's.
             batch_size: regions per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the splits, the order, the augmentation and the points without a nodule.
@@ -207,21 +203,15 @@ class RadiographDataModule(NoduleDataModule):
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(batch_size, num_workers, seed, False, augmented_copies, cache_dir)
+        super().__init__(roi, batch_size, num_workers, seed, False, augmented_copies, cache_dir)
         check_fractions(fractions)
-        if roi_size < 1 or points_per_radiograph < 1 or not roi_spacing_mm > 0:
-            message = (
-                f"roi_size is {roi_size}, points_per_radiograph {points_per_radiograph} and "
-                f"roi_spacing_mm "
-                f"{roi_spacing_mm}: give at least one pixel, one point and a spacing above 0 mm"
-            )
+        if points_per_radiograph < 1:
+            message = f"points_per_radiograph is {points_per_radiograph}: give at least one point"
             raise ValueError(message)
         self.content = content
         self.points_per_radiograph = points_per_radiograph
         self.select = select
         self.lungs = lungs
-        self.roi_size = roi_size
-        self.roi_spacing_mm = roi_spacing_mm
         self.fractions = fractions
 
     @abstractmethod
@@ -284,8 +274,8 @@ class RadiographDataModule(NoduleDataModule):
         return of_class(
             table,
             self.attributes,
-            self.roi_size,
-            self.roi_spacing_mm,
+            self.roi.shape(2),
+            self.roi.spacing_mm,
             augmented_copies,
             self.seed,
             self.lungs,

@@ -18,7 +18,7 @@ from datamodules.base import (
     hold_nothing_out,
     patient_key,
 )
-from datamodules.batch import SUBTYPES, NoduleBatch
+from datamodules.batch import SUBTYPES, NoduleBatch, Roi
 
 GENERATOR = "generator.json"
 """Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
@@ -89,6 +89,7 @@ class RealAndSyntheticDataModule(NoduleDataModule):
         per_real: float = 1.0,
         equal_subtypes: bool = False,
         without_real: bool = False,
+        roi: Roi | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -106,6 +107,7 @@ class RealAndSyntheticDataModule(NoduleDataModule):
             equal_subtypes: instead of `per_real`, give each subtype as many synthetic nodules as it
                 has fewer real ones than the most frequent.
             without_real: leave out the real training nodules.
+            roi: how regions are cut; null for the model's.
             batch_size: nodules per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
             seed: of the choice among synthetic nodules, the order and the augmentation.
@@ -117,7 +119,7 @@ class RealAndSyntheticDataModule(NoduleDataModule):
         Raises:
             ValueError: If `per_real` is below 0, or nothing is left to train on.
         """
-        super().__init__(batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
         if per_real < 0 or (without_real and synthetic is None):
             message = (
                 f"per_real is {per_real} and without_real {without_real}: give at least 0, and "
@@ -127,7 +129,9 @@ class RealAndSyntheticDataModule(NoduleDataModule):
         self.real, self.synthetic = real, synthetic
         self.per_real, self.equal_subtypes = per_real, equal_subtypes
         self.without_real = without_real
-        self.roi_spacing_mm = real.roi_spacing_mm
+        for part in (real, synthetic):
+            if part is not None and part.own_roi is None:
+                part.own_roi = roi
 
     def build(self) -> dict[str, NoduleDataset]:
         """Read both sets and choose among the synthetic nodules.
@@ -137,6 +141,7 @@ class RealAndSyntheticDataModule(NoduleDataModule):
             ValueError: If ROIs differ, synthetic nodules must not be used with this split, or there
                 are too few.
         """
+        self.real.trainer = self.trainer
         self.real.setup()
         real = self.real.datasets["train"]
         parts: list[Part] = [] if self.without_real else [(real, range(len(real.subtypes)))]
@@ -156,14 +161,15 @@ class RealAndSyntheticDataModule(NoduleDataModule):
         """The synthetic nodules that are used."""
         settings: Any = source
         hold_nothing_out(source)
+        source.trainer = self.trainer
         source.setup()
         synthetic = source.datasets["train"]
-        ours = real.roi_size, self.roi_spacing_mm, real.image_dtype
-        theirs = synthetic.roi_size, source.roi_spacing_mm, synthetic.image_dtype
+        ours = self.real.roi, real.image_dtype
+        theirs = source.roi, synthetic.image_dtype
         if ours != theirs:
             message = (
-                f"The synthetic nodules' ROI has {theirs[0]} voxels of {theirs[1]} mm, that of the "
-                f"real ones {ours[0]} of {ours[1]} mm: set both alike"
+                f"The synthetic nodules' ROI is {theirs[0]}, that of the real ones {ours[0]}: set "
+                "both alike"
             )
             raise ValueError(message)
         self._check_patients(real, synthetic, settings.root / GENERATOR)

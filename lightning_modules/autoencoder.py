@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
 from lightning_modules.core.randomness import SampleGenerators
@@ -30,6 +30,7 @@ class Autoencoder(LightningModule):
     Args:
         codec: the autoencoder.
         window: intensities that are mapped to [-1, 1]; the diffusion model must use the same.
+        roi: the region of an image that it is trained on; the diffusion model's may be larger.
         kl_weight: weight of the Kullback-Leibler divergence, a mean over latent values.
         perceptual_weights: torchvision's AlexNet weights for LPIPS; without, the loss is off.
         perceptual_weight: weight of the perceptual loss.
@@ -45,6 +46,7 @@ class Autoencoder(LightningModule):
         self,
         codec: LatentCodec,
         window: IntensityWindow,
+        roi: Roi,
         kl_weight: float = 1e-4,
         perceptual_weights: Path | None = None,
         perceptual_weight: float = 0.3,
@@ -55,7 +57,7 @@ class Autoencoder(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.codec, self.window = codec, window
+        self.codec, self.window, self.roi = codec, window, roi
         self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed

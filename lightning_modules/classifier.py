@@ -11,7 +11,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.downstream import DownstreamModule
 
@@ -32,6 +32,7 @@ class NoduleClassifier(DownstreamModule):
 
     Args:
         characteristics: see above.
+        roi: the region of an image that it sees.
         window: intensities that are mapped to [-1, 1].
         spatial_dims: 2 or 3.
         width: channels of the first of four stages; each further one has twice as many, at half
@@ -47,6 +48,7 @@ class NoduleClassifier(DownstreamModule):
     def __init__(
         self,
         characteristics: Sequence[str],
+        roi: Roi,
         window: tuple[float, float] = (0.0, 255.0),
         spatial_dims: int = 2,
         width: int = 16,
@@ -54,7 +56,7 @@ class NoduleClassifier(DownstreamModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
     ) -> None:
-        super().__init__(window, learning_rate, weight_decay, warmup_steps)
+        super().__init__(window, roi, learning_rate, weight_decay, warmup_steps)
         if not characteristics:
             message = "characteristics is empty: name one attribute or more."
             raise ValueError(message)
@@ -165,7 +167,7 @@ class NoduleClassifier(DownstreamModule):
                 "window": [self.window.low, self.window.high],
                 **self.size,
             },
-            "roi_spacing_mm": data.roi_spacing_mm,
+            "roi": [list(self.roi.shape(self.size["spatial_dims"])), self.roi.spacing_mm],
             "data_fingerprint": data.fingerprint,
         }
 
@@ -210,12 +212,13 @@ def load_classifier(path: Path, roi_spacing_mm: float) -> NoduleClassifier:
     if "classifier" not in facts:
         message = f"The checkpoint {path} is not a classifier's: give one of NoduleClassifier."
         raise ValueError(message)
-    if facts["roi_spacing_mm"] != roi_spacing_mm:
+    size, spacing_mm = facts["roi"]
+    if spacing_mm != roi_spacing_mm:
         message = (
-            f"The classifier in {path} was trained at a roi_spacing_mm of "
-            f"{facts['roi_spacing_mm']}, but the images have {roi_spacing_mm}: train one at it."
+            f"The classifier in {path} was trained at an ROI spacing of {spacing_mm} mm, "
+            "but the images have {roi_spacing_mm}: train one at it."
         )
         raise ValueError(message)
-    classifier = NoduleClassifier(**facts["classifier"])
+    classifier = NoduleClassifier(roi=Roi(tuple(size), spacing_mm), **facts["classifier"])
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval().requires_grad_(False)

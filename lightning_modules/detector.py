@@ -83,7 +83,7 @@ class NoduleDetector(DownstreamModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
     ) -> None:
-        super().__init__(window, learning_rate, weight_decay, warmup_steps)
+        super().__init__(window, None, learning_rate, weight_decay, warmup_steps)
         self.size = {"encoder": encoder, "decoder_channels": list(decoder_channels)}
         self.dice_weight, self.pixel_weight = dice_weight, pixel_weight
         self.image_weight = image_weight
@@ -160,7 +160,7 @@ class NoduleDetector(DownstreamModule):
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         checkpoint["noduleforge"] = {
             "detector": {"window": [self.window.low, self.window.high], **self.size},
-            "roi_spacing_mm": data.roi_spacing_mm,
+            "radiograph_spacing_mm": data.roi.spacing_mm,
             "data_fingerprint": data.fingerprint,
         }
 

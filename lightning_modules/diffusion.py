@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch, Synthesis
+from datamodules.batch import NoduleBatch, Roi, Synthesis
 from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser, patients_of
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
@@ -85,6 +85,7 @@ class NoduleDiffusion(LightningModule):
         codec: the autoencoder; of the same size as the one in `autoencoder`.
         unet: size of the denoising UNet.
         process: the diffusion process.
+        roi: the region of an image in which a nodule is synthesized.
         autoencoder: checkpoint of stage 1, needed to begin training; a diffusion checkpoint holds
             the autoencoder's weights itself.
         init_from: diffusion checkpoint that a new training starts from: its averaged weights, and
@@ -105,6 +106,7 @@ class NoduleDiffusion(LightningModule):
         codec: LatentCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
+        roi: Roi,
         autoencoder: Path | None = None,
         init_from: Path | None = None,
         sampling: SamplingConfig | None = None,
@@ -115,7 +117,7 @@ class NoduleDiffusion(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.head, self.process = head, process
+        self.head, self.process, self.roi = head, process, roi
         self.codec = codec.requires_grad_(False).eval()
         self.denoiser = Denoiser(unet, codec, head.conditioners)
 
@@ -126,6 +128,11 @@ class NoduleDiffusion(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.seed = warmup_steps, seed
         self.patients: set[str] = set()
+
+    @property
+    def margin_voxels(self) -> int:
+        """How far beyond the mask the synthetic nodule reaches into its surroundings."""
+        return self.head.margin_voxels
 
     def _average(self) -> AveragedModel:
         """The denoiser's moving average, beginning with the weights that it has."""
@@ -507,11 +514,12 @@ class NoduleDiffusion(LightningModule):
 
     def _facts(self) -> dict[str, Any]:
         """What the weights mean nothing without."""
-        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        size = self.roi.shape(self.codec.spatial_dims)
         return {
             "window": [self.head.window.low, self.head.window.high],
             "margin_voxels": self.head.margin_voxels,
-            "roi_spacing_mm": data.roi_spacing_mm,
+            "roi_size": list(size),
+            "roi_spacing_mm": self.roi.spacing_mm,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

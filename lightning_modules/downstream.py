@@ -6,6 +6,7 @@ import torch
 from lightning import LightningModule
 
 from datamodules.base import NoduleDataModule
+from datamodules.batch import Roi
 from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.heads.head import IntensityWindow
 
@@ -15,6 +16,7 @@ class DownstreamModule(LightningModule):
 
     Args:
         window: intensities that are mapped to [-1, 1].
+        roi: the region of an image that it sees; None for whole images.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
@@ -23,12 +25,13 @@ class DownstreamModule(LightningModule):
     def __init__(
         self,
         window: tuple[float, float],
+        roi: Roi | None,
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
     ) -> None:
         super().__init__()
-        self.window = IntensityWindow(*window)
+        self.window, self.roi = IntensityWindow(*window), roi
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps = warmup_steps
 

@@ -5,7 +5,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import Tensor
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.downstream import DownstreamModule
 
 
@@ -16,6 +16,7 @@ class NoduleSegmenter(DownstreamModule):
     cross-entropy together.
 
     Args:
+        roi: the region of an image that it sees.
         window: intensities that are mapped to [-1, 1].
         spatial_dims: 2 or 3.
         width: channels of the first of three stages; each further one has twice as many, at half
@@ -27,6 +28,7 @@ class NoduleSegmenter(DownstreamModule):
 
     def __init__(
         self,
+        roi: Roi,
         window: tuple[float, float] = (-1000.0, 400.0),
         spatial_dims: int = 3,
         width: int = 8,
@@ -34,7 +36,7 @@ class NoduleSegmenter(DownstreamModule):
         weight_decay: float = 0.01,
         warmup_steps: int = 25,
     ) -> None:
-        super().__init__(window, learning_rate, weight_decay, warmup_steps)
+        super().__init__(window, roi, learning_rate, weight_decay, warmup_steps)
         self.network = UNet(
             spatial_dims, 1, 1, (width, 2 * width, 4 * width), (2, 2), num_res_units=1
         )

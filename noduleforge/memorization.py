@@ -112,13 +112,11 @@ def memorization(
     hold_nothing_out(synthetic)
     synthetic.setup()
     roi = real.datasets["train"].roi_size
-    ours, theirs = (
-        (module.datasets["train"].roi_size, module.roi_spacing_mm) for module in (real, synthetic)
-    )
+    ours, theirs = (module.roi for module in (real, synthetic))
     if ours != theirs:
         message = (
-            f"The synthetic nodules' ROI has {theirs[0]} voxels of {theirs[1]} mm, the real ones' "
-            f"{ours[0]} of {ours[1]} mm: give both the same roi_size and roi_spacing_mm"
+            f"The synthetic nodules' ROI is {theirs}, that of the real ones {ours}: give both "
+            "the same roi"
         )
         raise ValueError(message)
     settings: Any = synthetic

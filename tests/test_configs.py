@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from datamodules import SUBTYPES, LIDCDataModule
 from datamodules.base import patient_key
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
@@ -196,9 +197,14 @@ SHRUNKEN = {
         "enable_progress_bar": False,
         "log_every_n_steps": 1,
     },
-    "data": {"init_args": {"roi_size": 16, "select": None, "batch_size": 2, "num_workers": 0}},
+    "data": {"init_args": {"select": None, "batch_size": 2, "num_workers": 0}},
 }
+SMALL_ROI = {"size": 16, "spacing_mm": 1.0}
 SMALL_CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
+SMALL_RADIOGRAPHS = {
+    "codec": dict(SMALL_CODEC, spatial_dims=2),
+    "roi": {"size": 32, "spacing_mm": 0.75},
+}
 SMALL_UNET = {
     "channels": [8, 16],
     "attention": [False, True],
@@ -213,7 +219,7 @@ def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
     """Arguments of a small run of a CT config; stage 2's comes after a fit of stage 1."""
     stage2 = "autoencoder" not in name
     overlay = copy.deepcopy(SHRUNKEN)
-    overlay["model"] = {"init_args": {"codec": dict(SMALL_CODEC)}}
+    overlay["model"] = {"init_args": {"codec": dict(SMALL_CODEC), "roi": SMALL_ROI}}
     overlay["data"]["init_args"] |= {"root": str(store), "cache_dir": str(tmp_path / "cache")}
     if stage2:
         overlay["model"]["init_args"] |= {"autoencoder": None, "unet": SMALL_UNET}
@@ -263,7 +269,7 @@ def test_nodules_are_inserted_into_a_study(tmp_path: Path, store: Path) -> None:
     rows = ["study,z,y,x,diameter_mm,subtype", "a.nii.gz,20,24,24,6,ground-glass"]
     (tmp_path / "requests.csv").write_text("\n".join(rows))
     small = {
-        "data": {"init_args": {"requests": str(tmp_path / "requests.csv"), "roi_size": 16}},
+        "data": {"init_args": {"requests": str(tmp_path / "requests.csv")}},
         "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
         "ckpt_path": str(tmp_path / "run/checkpoints/last.ckpt"),
     }
@@ -350,12 +356,12 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     else:
         data = data | common
     overlay: dict[str, Any] = {
-        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), **model}},
+        "model": {"init_args": {**SMALL_RADIOGRAPHS, **model}},
         "data": {"init_args": data},
         "trainer": {**SHRUNKEN["trainer"], "default_root_dir": str(root)},
     }
     if "classifier" in root.name:
-        overlay["model"]["init_args"] = {**model, "width": 8}
+        overlay["model"]["init_args"] = {**model, "width": 8, "roi": SMALL_RADIOGRAPHS["roi"]}
     elif "autoencoder" not in root.name:
         overlay["model"]["init_args"]["unet"] = SMALL_UNET
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -370,8 +376,8 @@ def insert_into_a_radiograph(radiographs: Path, base: str, tmp_path: Path) -> No
     row = {"study": radiograph, "spacing_mm": 0.2, "y": 400, "x": 300, "diameter_mm": 9}
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
     small = {
-        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), "unet": SMALL_UNET}},
-        "data": {"init_args": {"requests": str(tmp_path / "requests.csv"), "roi_size": 32}},
+        "model": {"init_args": {**SMALL_RADIOGRAPHS, "unet": SMALL_UNET}},
+        "data": {"init_args": {"requests": str(tmp_path / "requests.csv")}},
         "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
         "ckpt_path": base,
     }
@@ -395,14 +401,12 @@ def test_radiograph_configs_follow_on_each_other(
     fractions = [0.5, 0.25, 0.25]
     normal = {
         "root": str(radiographs),
-        "roi_size": 32,
         "points_per_radiograph": 1,
         "fractions": fractions,
     }
     nodules = {
         "root": str(store),
         "select": None,
-        "roi_size": 32,
         "radiographs_per_nodule": 1,
         "fractions": fractions,
         "background_radiographs": {
@@ -508,10 +512,10 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
         **split,
     }
     codec = tmp_path / "runs/autoencoder"
-    trained = shrink(codec, normal | {"roi_size": 32})
+    trained = shrink(codec, normal)
     main(["fit", *arguments("cxr/autoencoder.yaml"), *trained])
     begin = {"init_from": None, "autoencoder": str(codec / "checkpoints/last.ckpt")}
-    base = shrink(tmp_path / "runs/base", nodules | {"roi_size": 32}, **begin)
+    base = shrink(tmp_path / "runs/base", nodules, **begin)
     main(["fit", *arguments("cxr/diffusion.yaml"), *base])
 
     words = [
@@ -531,9 +535,9 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
     ]
     words += ["--diameter_mm", "[4, 10]", "--copies", "3", "--shapes", str(store)]
     noduleforge([*words, "--out", str(tmp_path / "requests")])
-    requests = {"requests": str(tmp_path / "requests/requests.csv"), "roi_size": 32}
+    requests = {"requests": str(tmp_path / "requests/requests.csv")}
     small = {
-        "model": {"init_args": {"codec": dict(SMALL_CODEC, spatial_dims=2), "unet": SMALL_UNET}},
+        "model": {"init_args": {**SMALL_RADIOGRAPHS, "unet": SMALL_UNET}},
         "data": {"init_args": requests},
         "trainer": {"default_root_dir": str(tmp_path / "inserted"), "accelerator": "cpu"},
         "ckpt_path": str(tmp_path / "runs/base/checkpoints/last.ckpt"),
@@ -671,7 +675,7 @@ def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path
         row = {"image": f"radiographs/f{number}.png", "patient_id": f"P{number}", "spacing_mm": 0.7}
         rows.append({**row, "split": split})
     pd.DataFrame(rows).to_csv(radiographs / "radiographs.csv", index=False)
-    normal = {"root": str(radiographs), "lungs": str(radiographs / "lungs"), "roi_size": 32}
+    normal = {"root": str(radiographs), "lungs": str(radiographs / "lungs")}
     background_radiographs = {
         "class_path": "FolderDataModule",
         "init_args": {"root": str(radiographs)},
@@ -728,7 +732,8 @@ BASE_AUTOENCODER = "ct/autoencoder.yaml"
 def small_autoencoder(small: Path, overlay: dict[str, Any]) -> Path:
     """The overlay without what only stage 2 has."""
     overlay = copy.deepcopy(overlay)
-    overlay["model"]["init_args"] = {"codec": overlay["model"]["init_args"]["codec"]}
+    of_both = ("codec", "roi")
+    overlay["model"]["init_args"] = {k: overlay["model"]["init_args"][k] for k in of_both}
     path = small.with_name("small-autoencoder.yaml")
     path.write_text(yaml.safe_dump(overlay))
     return path
@@ -742,7 +747,8 @@ def check_synthesis(root: Path) -> None:
     table = pd.read_csv(root / "synthetic/nodules.csv", index_col="nodule_id")
     assert table["synthetic"].all()
     config = yaml.safe_load((root / "config.yaml").read_text())
-    source = LIDCDataModule(**config["data"]["init_args"])
+    settings = config["data"]["init_args"] | {"roi": Roi(**config["model"]["init_args"]["roi"])}
+    source = LIDCDataModule(**settings)
     source.setup("predict")
     assert len(table) == len(source.datasets["predict"])
     for item in source.datasets["predict"]:
@@ -759,6 +765,6 @@ def check_synthesis(root: Path) -> None:
         np.testing.assert_array_equal(mask.array, item["mask"][0])
         margin = ndimage.binary_dilation(mask.array, np.ones((7, 7, 7)))
         np.testing.assert_array_equal(image.array[~margin], item["image"][0].numpy()[~margin])
-    data = LIDCDataModule(root / "synthetic", roi_size=16, fractions=(0, 0, 1), cache_dir=None)
+    data = LIDCDataModule(root / "synthetic", roi=Roi(16), fractions=(0, 0, 1), cache_dir=None)
     data.setup("test")
     assert len(data.datasets["test"]) == len(table)

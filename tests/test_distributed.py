@@ -14,6 +14,7 @@ from datamodules.base import split_of
 
 ROOT = Path(__file__).parents[1]
 CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
+ROI, FLAT_ROI = {"size": 16, "spacing_mm": 1.0}, {"size": 32, "spacing_mm": 0.75}
 UNET = {"channels": [8, 16], "head_channels": 8, "token_dim": 8, "embedding_dim": 8}
 
 
@@ -54,12 +55,17 @@ def fit(stages: list[str], overlay: dict[str, Any], root: Path, processes: int) 
 
 def test_two_processes_train_both_stages(tmp_path: Path, store: Path) -> None:
     """No parameter is unused, the cache is built by both, and one checkpoint is left."""
-    data = {"root": str(store), "select": None, "roi_size": 16, "batch_size": 2}
+    data = {"root": str(store), "select": None, "batch_size": 2}
     data |= {"cache_dir": str(tmp_path / "cache")}
     overlay: dict[str, Any] = {"data": {"init_args": data}}
-    codec = {"model": {"init_args": {"codec": CODEC}}}
+    codec = {"model": {"init_args": {"codec": CODEC, "roi": ROI}}}
     last = fit(["ct/autoencoder"], overlay | codec, tmp_path / "autoencoder", 2)
-    model = {"codec": CODEC, "autoencoder": str(last), "unet": UNET | {"attention": [False, True]}}
+    model = {
+        "codec": CODEC,
+        "roi": ROI,
+        "autoencoder": str(last),
+        "unet": UNET | {"attention": [False, True]},
+    }
     overlay |= {"model": {"init_args": model}}
     fit(["ct/diffusion"], overlay, tmp_path / "diffusion", 2)
     assert pd.read_csv(tmp_path / "diffusion/metrics.csv")["step"].max() == 1
@@ -68,7 +74,7 @@ def test_two_processes_train_both_stages(tmp_path: Path, store: Path) -> None:
 
 def test_two_processes_train_adapters(tmp_path: Path, store: Path, radiographs: Path) -> None:
     """One adapter, then two together, each from its own nodules, on a frozen base."""
-    common = {"roi_size": 32, "batch_size": 1, "cache_dir": None, "fractions": [0.5, 0.25, 0.25]}
+    common = {"batch_size": 1, "cache_dir": None, "fractions": [0.5, 0.25, 0.25]}
     background_radiographs = {
         "class_path": "ChestXray14DataModule",
         "init_args": {"root": str(radiographs)},
@@ -81,7 +87,7 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, radiographs: 
     }
     codec = CODEC | {"spatial_dims": 2}
     overlay: dict[str, Any] = {"data": {"init_args": common | {"root": str(radiographs)}}}
-    model: dict[str, Any] = {"codec": codec}
+    model: dict[str, Any] = {"codec": codec, "roi": FLAT_ROI}
     overlay["model"] = {"init_args": model}
     last = fit(["cxr/autoencoder"], overlay, tmp_path / "autoencoder", 1)
     model |= {"init_from": None, "autoencoder": str(last)}
@@ -107,9 +113,9 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
 ) -> None:
     """The diffusion model with dropout of conditions, and two adapters side by side."""
     fractions = [0.5, 0.25, 0.25]
-    data: dict[str, Any] = {"root": str(store), "select": None, "roi_size": 16, "cache_dir": None}
+    data: dict[str, Any] = {"root": str(store), "select": None, "cache_dir": None}
     data |= {"fractions": fractions}
-    model: dict[str, Any] = {"codec": CODEC}
+    model: dict[str, Any] = {"codec": CODEC, "roi": ROI}
     overlay: dict[str, Any] = {"model": {"init_args": model}, "trainer": {"callbacks": None}}
     # the regularizer is a mean over the nodules that are large enough, of each process by itself
     plain = ["ct/diffusion", "ablations/ct/conditioning_only"]
@@ -136,18 +142,17 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
     both(plain, [data], "diffusion")
 
     flat = CODEC | {"spatial_dims": 2}
-    normal = {"root": str(radiographs), "roi_size": 32, "cache_dir": None, "fractions": fractions}
+    normal = {"root": str(radiographs), "cache_dir": None, "fractions": fractions}
     radiographs_of = {
         "class_path": "ChestXray14DataModule",
         "init_args": {"root": str(radiographs)},
     }
     nodules = data | {
-        "roi_size": 32,
         "background_radiographs": radiographs_of,
         "radiographs_per_nodule": 2,
     }
     overlay["data"]["init_args"] = normal | {"batch_size": 2}
-    model = overlay["model"]["init_args"] = {"codec": flat}
+    model = overlay["model"]["init_args"] = {"codec": flat, "roi": FLAT_ROI}
     codec = fit(["cxr/autoencoder"], overlay, tmp_path / "flat", 1)
     model |= {"autoencoder": str(codec), "init_from": None}
     model |= {"unet": UNET | {"attention": [False, True]}}
@@ -180,8 +185,8 @@ def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: 
     patients = {n: split_of(f"P{n // 2}", 0, fractions) for n in range(30)}
     training = [n for n, split in patients.items() if split == "train"]
     tested = [n for n, split in patients.items() if split == "test"]
-    data = {"root": str(store), "roi_size": 16, "cache_dir": None, "fractions": list(fractions)}
-    model: dict[str, Any] = {"codec": CODEC}
+    data = {"root": str(store), "cache_dir": None, "fractions": list(fractions)}
+    model: dict[str, Any] = {"codec": CODEC, "roi": ROI}
     overlay: dict[str, Any] = {"data": {"init_args": data}, "model": {"init_args": model}}
 
     def choose(nodules: list[int], batch_size: int) -> None:
@@ -218,7 +223,7 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
 ) -> None:
     """An odd number of cases, of which Lightning gives one to both processes."""
     fractions = [0.6, 0.2, 0.2]
-    real = {"root": str(store), "select": None, "roi_size": 16, "fractions": fractions}
+    real = {"root": str(store), "select": None, "fractions": fractions}
     nodules = {"class_path": "LIDCDataModule", "init_args": real}
     ct = {"real": nodules, "batch_size": 2, "cache_dir": None}
     split = {"fractions": fractions, "seed": 0}
@@ -249,7 +254,9 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
     }
     odd = 0
     for name, (settings, tables) in cases.items():
-        overlay = {"data": {"init_args": settings}, "ckpt_path": None}
+        overlay: dict[str, Any] = {"data": {"init_args": settings}, "ckpt_path": None}
+        if name.startswith("ct"):
+            overlay["model"] = {"init_args": {"roi": ROI}}
         written = []
         for processes in (1, 2):
             root = tmp_path / f"{name}-{processes}"

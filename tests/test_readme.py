@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import LIDCDataModule
+from datamodules.batch import Roi
 from lightning_modules.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,6 @@ def test_yaml_of_the_section_on_extending_is_valid(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_named_are_enough(store: Path) -> None:
-    data = LIDCDataModule(store, roi_size=16, cache_dir=None)
+    data = LIDCDataModule(store, roi=Roi(16), cache_dir=None)
     data.setup("fit")
     assert sum(len(d.subtypes) for s, d in data.datasets.items() if s != "predict") == 30

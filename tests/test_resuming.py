@@ -60,7 +60,7 @@ class Runs:
     def __init__(self, root: Path, store: Path, radiographs: Path) -> None:
         self.root = root
         fractions = [0.5, 0.25, 0.25]
-        common: dict[str, Any] = {"roi_size": 16, "batch_size": 2, "cache_dir": None}
+        common: dict[str, Any] = {"batch_size": 2, "cache_dir": None}
         common |= {"fractions": fractions, "root": str(store), "select": None}
         background_radiographs = {
             "class_path": "ChestXray14DataModule",
@@ -81,7 +81,8 @@ class Runs:
         }
         modality, _, kind = stage.partition("/")
         spatial = {"spatial_dims": 2 if modality == "cxr" else 3}
-        settings: dict[str, Any] = {"codec": CODEC | spatial, **model}
+        roi = {"size": 16, "spacing_mm": 1.0}
+        settings: dict[str, Any] = {"codec": CODEC | spatial, "roi": roi, **model}
         if kind != "autoencoder":
             settings["unet"] = UNET | {"token_dim": 8, "embedding_dim": 8}
         overlay = {
@@ -157,7 +158,7 @@ def prepare(runs: Runs, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
     codec = runs.command(f"{modality}/autoencoder", "codec", data)
     if modality == "cxr":
         host = runs.data["cxr"]["background_radiographs"]["init_args"]["root"]
-        normal = {"root": host, "roi_size": 16, "batch_size": 2, "cache_dir": None}
+        normal = {"root": host, "batch_size": 2, "cache_dir": None}
         codec = runs.command("cxr/autoencoder", "codec", normal | {"points_per_radiograph": 1})
     runs.finish(codec)
     path = str(runs.root / "codec/checkpoints/last.ckpt")

@@ -73,7 +73,7 @@ class LatentCodec(nn.Module):
         if any(side % self.compression for side in image.shape[2:]):
             message = (
                 f"The image has {tuple(image.shape[2:])} voxels, but each side must be a multiple "
-                f"of {self.compression}, the codec's compression: change roi_size."
+                f"of {self.compression}, the codec's compression: change the ROI's size."
             )
             raise ValueError(message)
         mean, sigma = self.autoencoder.encode(image)

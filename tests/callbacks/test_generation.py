@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks.features import RandomFeatures
 from callbacks.fid import FeatureDistances
 from callbacks.generation import Drawn, GenerationMetric, GenerationMetrics
+from datamodules.batch import Roi
 from datamodules.lidc import LIDCDataModule
 from lightning_modules.heads.head import IntensityWindow
 
@@ -77,7 +78,7 @@ class Recorder(GenerationMetric):
 
 @pytest.fixture
 def data(store: Path) -> LIDCDataModule:
-    settings: dict[str, Any] = {"roi_size": 16, "batch_size": 4, "cache_dir": None}
+    settings: dict[str, Any] = {"roi": Roi(16), "batch_size": 4, "cache_dir": None}
     return LIDCDataModule(store, fractions=(0.5, 0.25, 0.25), augmented_copies=3, **settings)
 
 

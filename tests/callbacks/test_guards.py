@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.guards import Guards, saved_bytes
+from datamodules.batch import Roi
 from datamodules.lidc import LIDCDataModule
 
 
@@ -37,7 +38,7 @@ class Toy(LightningModule):
 
 
 def fit(module: LightningModule, store: Path, root: Path) -> None:
-    data = LIDCDataModule(store, roi_size=16, batch_size=4, cache_dir=None)
+    data = LIDCDataModule(store, roi=Roi(16), batch_size=4, cache_dir=None)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=3,

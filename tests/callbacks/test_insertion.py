@@ -28,6 +28,7 @@ from datamodules import (
     insertion,
 )
 from datamodules.base import patient_key
+from datamodules.batch import Roi
 from datamodules.insertion import Edit, apply
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
@@ -46,6 +47,7 @@ class Painter(LightningModule):
     """Paints 0 HU where a nodule is asked for."""
 
     patients, init_from = frozenset({"a", "b"}), Path("painter.ckpt")
+    roi, margin_voxels = Roi(32), 3
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         weight = feather(batch["mask"], 3)
@@ -171,7 +173,7 @@ def test_a_study_comes_back_in_its_form(study: str, insert: Insert, scan: Volume
     assert (written.array[near] != scan.array[near]).any()
     # and it is what training reads
     data = LIDCDataModule(
-        root=root, select="status == 'inserted'", roi_size=16, fractions=[0, 0, 1], cache_dir=None
+        root=root, select="status == 'inserted'", roi=Roi(16), fractions=[0, 0, 1], cache_dir=None
     )
     data.setup("test")
     assert data.datasets["test"][0]["attributes"]["diameter_mm"] == pytest.approx(8, rel=0.1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.batch import Roi
 from datamodules.chestxray14 import ChestXray14DataModule, read_boxes, read_entries
 
 ENTRIES = (
@@ -46,14 +47,14 @@ def write_set(root: Path, turned: int | None = None) -> Path:
 
 
 def module(root: Path, **settings: Any) -> ChestXray14DataModule:
-    given = {"fractions": (0, 0, 1), "cache_dir": None, "roi_spacing_mm": 0.39, **settings}
+    given = {"fractions": (0, 0, 1), "cache_dir": None, "roi": Roi(64, 0.39), **settings}
     data = ChestXray14DataModule(root, **given)
     data.setup()
     return data
 
 
 def test_boxes_become_masks_at_the_images_own_spacing(tmp_path: Path) -> None:
-    data = module(write_set(tmp_path), roi_size=128).datasets["test"]
+    data = module(write_set(tmp_path), roi=Roi(128, 0.39)).datasets["test"]
     assert len(data) == 3  # the image of the fourth is not there
     item = data[0]
     # an image of 3072 x 2048 pixels of 0.13 x 0.14 mm, squeezed into 1024 x 1024

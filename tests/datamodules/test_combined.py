@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules import CombinedDataModule, LIDCDataModule
+from datamodules.batch import Roi
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def make_part(tmp_path: Path, write_store: Callable[..., Path]) -> Callable[...,
     root = write_store(tmp_path / "store", 2, patients=40)
 
     def make(**settings: Any) -> LIDCDataModule:
-        given = {"roi_size": [16, 16], "batch_size": 4, "fractions": (0.6, 0.2, 0.2), **settings}
+        given = {"roi": Roi((16, 16)), "batch_size": 4, "fractions": (0.6, 0.2, 0.2), **settings}
         return LIDCDataModule(root, **{"cache_dir": None, **given})
 
     return make
@@ -70,7 +71,7 @@ def test_a_patient_must_be_in_one_split_of_all_parts(make_part: Callable[..., An
 
 
 def test_parts_must_have_one_spacing(make_part: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match=r"roi_spacing_mm are {'a': 1\.0, 'b': 2\.0}"):
-        CombinedDataModule({"a": make_part(), "b": make_part(roi_spacing_mm=2.0)})
+    with pytest.raises(ValueError, match=r"ROIs are .*spacing_mm=1\.0.*spacing_mm=2\.0"):
+        CombinedDataModule({"a": make_part(), "b": make_part(roi=Roi((16, 16), 2.0))})
     with pytest.raises(ValueError, match="give one part or more"):
         CombinedDataModule({})

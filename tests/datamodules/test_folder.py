@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules import FolderDataModule, SuperimposedDataModule
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, write_volume
 
 
@@ -38,7 +39,7 @@ def change(root: Path, line: int, column: str, value: Any) -> None:
 
 
 def test_the_table_says_split_and_spacing(folder: Path) -> None:
-    data = FolderDataModule(folder, points_per_radiograph=3, roi_size=32, roi_spacing_mm=0.5)
+    data = FolderDataModule(folder, points_per_radiograph=3, roi=Roi(32, 0.5))
     data.setup()
     assert {name: len(part) for name, part in data.datasets.items()} == {
         "train": 24,
@@ -141,7 +142,7 @@ def nodules(folder: Path) -> Path:
 
 
 def test_inserted_nodules_are_training_data(nodules: Path) -> None:
-    settings = {"select": "status == 'inserted'", "roi_size": 24, "roi_spacing_mm": 0.5}
+    settings = {"select": "status == 'inserted'", "roi": Roi(24, 0.5)}
     data = FolderDataModule(nodules, content="nodules", **settings, fractions=(0.5, 0.0, 0.5))
     data.setup()
     parts = [data.datasets[split] for split in ("train", "test")]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.batch import Roi
 from datamodules.jsrt import JSRTDataModule, read_table
 
 LINES = (
@@ -59,7 +60,7 @@ def test_the_table_is_read_with_its_gaps(tmp_path: Path) -> None:
 
 
 def test_a_nodule_lies_where_and_as_large_as_the_table_says(tmp_path: Path) -> None:
-    data = module(write_radiographs(tmp_path), roi_size=100, roi_spacing_mm=0.35).datasets["test"]
+    data = module(write_radiographs(tmp_path), roi=Roi(100, 0.35)).datasets["test"]
     for number, (size_mm, subtlety) in enumerate([(15, 5), (30, 1), (8, 3)]):
         item = data[number]
         inside = item["mask"] > 0

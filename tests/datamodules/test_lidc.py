@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.lidc import LIDCDataModule, LIDCDataset, check_hu, read_table, subtype_of
 
@@ -50,7 +51,7 @@ def write_set(root: Path, nodules: int = 6, n: int = 3, suffix: str = ".mha") ->
 
 
 def module(root: Path, **settings: Any) -> LIDCDataModule:
-    return LIDCDataModule(root, **{"roi_size": 16, "fractions": ALL_TEST, **settings})
+    return LIDCDataModule(root, **{"roi": Roi(16), "fractions": ALL_TEST, **settings})
 
 
 def dataset(root: Path, **settings: Any) -> LIDCDataset:
@@ -98,7 +99,7 @@ def test_patch_and_whole_volume_give_the_same(tmp_path: Path) -> None:
     second = table.assign(nodule_id="whole", image="whole-image.nii.gz", mask="whole-mask.nii.gz")
     pd.concat([table, second]).to_csv(tmp_path / "nodules.csv", index=False)
     for spacing in (1.0, 0.8):
-        first, other = (dataset(tmp_path, roi_spacing_mm=spacing)[i] for i in range(2))
+        first, other = (dataset(tmp_path, roi=Roi(16, spacing))[i] for i in range(2))
         torch.testing.assert_close(first["image"], other["image"], rtol=0, atol=0)
         torch.testing.assert_close(first["mask"], other["mask"], rtol=0, atol=0)
         torch.testing.assert_close(first["origin_mm"], other["origin_mm"], rtol=0, atol=1e-4)
@@ -107,7 +108,7 @@ def test_patch_and_whole_volume_give_the_same(tmp_path: Path) -> None:
 
 def test_the_roi_may_reach_over_the_border(tmp_path: Path) -> None:
     write_set(tmp_path, 1)
-    item = dataset(tmp_path, roi_size=[40, 16, 16])[0]
+    item = dataset(tmp_path, roi=Roi((40, 16, 16)))[0]
     assert item["image"].shape == (1, 40, 16, 16)
     assert (item["image"][0, :7] == -1000).all()
     assert (item["image"][0, 7:31] > -1000).all()
@@ -160,8 +161,8 @@ def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
     first = module(tmp_path).fingerprint
     assert module(tmp_path, batch_size=3, num_workers=1).fingerprint == first
     others = [
-        module(tmp_path, roi_size=15).fingerprint,
-        module(tmp_path, roi_spacing_mm=0.9).fingerprint,
+        module(tmp_path, roi=Roi(15)).fingerprint,
+        module(tmp_path, roi=Roi(16, 0.9)).fingerprint,
         module(tmp_path, select="link_cost < 3").fingerprint,
         module(tmp_path, solid_min=4.0).fingerprint,
         module(tmp_path, fractions=(0.0, 1.0, 0.0)).fingerprint,
@@ -222,12 +223,12 @@ def test_faulty_settings(tmp_path: Path) -> None:
         dataset(tmp_path, columns={"texture": "tex"})
     with pytest.raises(ValueError, match="val split got none of 6 patients"):
         module(tmp_path, fractions=(0.999998, 1e-6, 1e-6)).setup()
-    with pytest.raises(ValueError, match="roi_size is 0"):
-        module(tmp_path, roi_size=0)
+    with pytest.raises(ValueError, match="ROI's size is 0"):
+        module(tmp_path, roi=Roi(0))
     with pytest.raises(ValueError, match="the first must be the lower"):
         module(tmp_path, ground_glass_max=5.0)
     with pytest.raises(ValueError, match="has 3 dimensions, but roi_size"):
-        dataset(tmp_path, roi_size=[8, 8])
+        dataset(tmp_path, roi=Roi((8, 8)))
 
 
 def shifted(volume: Volume) -> Volume:
@@ -357,7 +358,7 @@ def test_real_patches(real: Path) -> None:
 
 
 def test_nodules_of_a_split_are_asked_for_anew(store: Path) -> None:
-    settings = {"roi_size": 12, "cache_dir": None, "augmented_copies": 2, "predict_split": "train"}
+    settings = {"roi": Roi(12), "cache_dir": None, "augmented_copies": 2, "predict_split": "train"}
     data = LIDCDataModule(store, **settings)
     data.setup()
     assert data.datasets["predict"] is data.datasets["train"]

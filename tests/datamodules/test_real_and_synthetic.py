@@ -11,10 +11,10 @@ import pytest
 
 from datamodules import CombinedDataModule, LIDCDataModule, RealAndSyntheticDataModule
 from datamodules.base import patient_key
-from datamodules.batch import SUBTYPES
+from datamodules.batch import SUBTYPES, Roi
 
 FRACTIONS = (0.6, 0.2, 0.2)
-ROI = {"roi_size": 12, "cache_dir": None, "fractions": FRACTIONS}
+ROI = {"roi": Roi(12), "cache_dir": None, "fractions": FRACTIONS}
 
 
 def real_module(store: Path, **settings: Any) -> LIDCDataModule:
@@ -134,7 +134,7 @@ def test_faults_are_named(store: Path, synthetic: Path) -> None:
         augmented(store, synthetic, per_real=-1)
     with pytest.raises(ValueError, match="give at least 0, and synthetic nodules"):
         augmented(store, None, without_real=True)
-    other = LIDCDataModule(synthetic, roi_size=10, cache_dir=None)
+    other = LIDCDataModule(synthetic, roi=Roi(10), cache_dir=None)
     with pytest.raises(ValueError, match=r"ROI has \(10, 10, 10\) voxels"):
         RealAndSyntheticDataModule(LIDCDataModule(store, **ROI), other).setup()
 

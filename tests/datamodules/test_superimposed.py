@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.base import split_by_patient
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.radiographs import RadiographDataModule
 from datamodules.superimposed import (
@@ -207,7 +208,7 @@ def test_small_nodules_may_be_left_out(tmp_path: Path) -> None:
 
 
 def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> None:
-    data = module(tmp_path, roi_size=32, roi_spacing_mm=0.5).datasets["train"]
+    data = module(tmp_path, roi=Roi(32, 0.5)).datasets["train"]
     for number in (0, 1, len(data) - 1):
         item, again = data[number], data[number]
         assert item["image"].equal(again["image"])
@@ -236,7 +237,7 @@ def test_nodules_are_chosen_by_characteristic_and_by_column(tmp_path: Path) -> N
 def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
     prints = {
         module(tmp_path, **settings).datasets["train"].fingerprint
-        for settings in ({}, {"roi_spacing_mm": 0.5}, {"roi_size": 32}, {"seed": 2})
+        for settings in ({}, {"roi": Roi(64, 0.5)}, {"roi": Roi(32)}, {"seed": 2})
     }
     assert len(prints) == 4
     (tmp_path / "lungs").mkdir()

@@ -9,6 +9,7 @@ from lightning import Trainer, seed_everything
 from radiographs import SETTINGS, Make, parts
 
 from datamodules import LIDCDataModule
+from datamodules.batch import Roi
 from datamodules.combined import CombinedDataModule
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.core.adapters import AdapterConfig
@@ -35,10 +36,9 @@ def make_data(tmp_path: Path, write_store: Callable[..., Path]) -> Callable[...,
         root = tmp_path / f"store{spatial_dims}"
         if not root.exists():
             write_store(root, spatial_dims)
-        settings = {"batch_size": 4, "cache_dir": tmp_path / "cache", **settings}
-        return LIDCDataModule(
-            root, roi_size=[16] * spatial_dims, fractions=(0.6, 0.2, 0.2), **settings
-        )
+        settings = {"roi": Roi((16,) * spatial_dims), "batch_size": 4, **settings}
+        settings = {"cache_dir": tmp_path / "cache", **settings}
+        return LIDCDataModule(root, fractions=(0.6, 0.2, 0.2), **settings)
 
     return make
 
@@ -67,6 +67,7 @@ def make_diffusion(make_codec: Callable[[int], LatentCodec]) -> Callable[..., No
         )
         unet = UNetConfig((8, 16), (False, True), 1, 8, 4, 16, 16)
         defaults = {"sampling": SamplingConfig(evaluations=4), "warmup_steps": 5, "ema_decay": 0.9}
+        defaults["roi"] = Roi((16,) * spatial_dims)
         codec = make_codec(spatial_dims)
         return NoduleDiffusion(head, codec, unet, DiffusionProcess(), **{**defaults, **settings})
 
@@ -79,7 +80,8 @@ def make_autoencoder(make_codec: Callable[[int], LatentCodec]) -> Callable[..., 
 
     def make(spatial_dims: int, **settings: object) -> Autoencoder:
         window = IntensityWindow(-1000, 400)
-        return Autoencoder(make_codec(spatial_dims), window, warmup_steps=5, **settings)
+        roi = Roi((16,) * spatial_dims)
+        return Autoencoder(make_codec(spatial_dims), window, roi, warmup_steps=5, **settings)
 
     return make
 

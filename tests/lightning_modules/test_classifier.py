@@ -8,7 +8,7 @@ import torch
 from lightning import seed_everything
 from radiographs import Make
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from datamodules.lidc import LIDCDataModule
 from lightning_modules.classifier import NoduleClassifier, label, load_classifier
 
@@ -37,18 +37,16 @@ def bright(batch: NoduleBatch) -> NoduleBatch:
 def make_bright(make_data: Make) -> Make:
     def make(spatial_dims: int, **settings: Any) -> Bright:
         root = make_data(spatial_dims).root
-        size = [16] * spatial_dims
         settings = {"batch_size": 8, "cache_dir": None, **settings}
-        return Bright(root, roi_size=size, fractions=(0.6, 0.2, 0.2), **settings)
+        return Bright(root, roi=Roi((16,) * spatial_dims), fractions=(0.6, 0.2, 0.2), **settings)
 
     return make
 
 
 def make(spatial_dims: int, *names: str) -> NoduleClassifier:
     seed_everything(0)
-    return NoduleClassifier(
-        names, (-1000, 400), spatial_dims, 8, learning_rate=1e-2, warmup_steps=2
-    )
+    roi, settings = Roi((16,) * spatial_dims), {"learning_rate": 1e-2, "warmup_steps": 2}
+    return NoduleClassifier(names, roi, (-1000, 400), spatial_dims, 8, **settings)
 
 
 @dims
@@ -66,12 +64,12 @@ def test_it_learns_what_can_be_seen(
         assert ((said > 0.5) == (labels > 0.5))[known].all()
 
     trainer.save_checkpoint(tmp_path / "classifier.ckpt")
-    again = load_classifier(tmp_path / "classifier.ckpt", data.roi_spacing_mm)
+    again = load_classifier(tmp_path / "classifier.ckpt", data.roi.spacing_mm)
     assert again.characteristics == ["bright", "odd"]
     torch.testing.assert_close(again(batch["image"]), model(batch["image"]))
     assert again.features(batch["image"]).shape == (len(batch["name"]), 64)
     assert not any(p.requires_grad for p in again.parameters())
-    with pytest.raises(ValueError, match="was trained at a roi_spacing_mm of"):
+    with pytest.raises(ValueError, match="was trained at an ROI spacing of"):
         load_classifier(tmp_path / "classifier.ckpt", 99.0)
 
 

@@ -205,6 +205,7 @@ def test_what_a_composition_cannot_do_is_said(
             {"a": None, "b": None},
             AdapterConfig(),
             OrthogonalityConfig(),
+            **SETTINGS,
         )
 
 

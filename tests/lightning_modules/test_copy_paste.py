@@ -10,12 +10,13 @@ from lightning import Trainer
 
 from callbacks import NiftiWriter
 from datamodules import LIDCDataModule
+from datamodules.batch import Roi
 from datamodules.io.volumes import read_volume
 from lightning_modules import CopyPaste
 
 
 def test_nodules_change_places(store: Path, tmp_path: Path) -> None:
-    settings = {"roi_size": 16, "cache_dir": None, "predict_split": "train"}
+    settings = {"roi": Roi(16), "cache_dir": None, "predict_split": "train"}
     data = LIDCDataModule(store, **settings)
     trainer = Trainer(
         default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False,
@@ -52,7 +53,7 @@ def test_nodules_change_places(store: Path, tmp_path: Path) -> None:
 
 
 def test_one_patient_is_too_few(store: Path) -> None:
-    data = LIDCDataModule(store, roi_size=16, cache_dir=None, select="patient_id == 'P0'",
+    data = LIDCDataModule(store, roi=Roi(16), cache_dir=None, select="patient_id == 'P0'",
                           fractions=(1.0, 0.0, 0.0), predict_split="train")  # fmt: skip
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     with pytest.raises(ValueError, match="All training nodules are of the patient P0"):

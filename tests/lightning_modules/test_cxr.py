@@ -9,7 +9,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from radiographs import SETTINGS, Make, parts, some
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from datamodules.lidc import LIDCDataModule
 from lightning_modules.core.adapters import updates
 from lightning_modules.core.conditioning import Surroundings
@@ -32,7 +32,7 @@ def test_the_second_stage_starts_from_patches_without_nodules(
     base: Path, tmp_path: Path, model: Make, make_data: Make, make_trainer: Make
 ) -> None:
     data = make_data(2, cache_dir=None)
-    settings = {"roi_size": [16, 16], "fractions": (0.6, 0.2, 0.2), "cache_dir": None}
+    settings = {"roi": Roi((16, 16)), "fractions": (0.6, 0.2, 0.2), "cache_dir": None}
     normal = WithoutNodules(data.root, batch_size=4, **settings)
     first = model(autoencoder=tmp_path / "codec.ckpt")
     trainer = make_trainer(2)
@@ -158,7 +158,7 @@ def labels(
     base: Path, tmp_path: Path, make_codec: Make, make_data: Make, make_trainer: Make
 ) -> Any:
     """A model with two labels, trained for three steps, and nodules."""
-    data = Labelled(make_data(2).root, roi_size=[16, 16], fractions=(0.6, 0.2, 0.2), cache_dir=None)
+    data = Labelled(make_data(2).root, roi=Roi((16, 16)), fractions=(0.6, 0.2, 0.2), cache_dir=None)
     model = CXRLabels(
         *parts(make_codec),
         labels={"solid": (0.0, 1.0), "old": (0.0, 1.0)},
@@ -201,7 +201,9 @@ def test_labels_are_composed_as_the_formula_says(labels: Any) -> None:
 def test_what_labels_cannot_do_is_said(labels: Any, make_codec: Make) -> None:
     model, _ = labels
     with pytest.raises(ValueError, match=r"strengths names \['new'\], but the labels are"):
-        CXRLabels(*parts(make_codec), labels={"old": (0.0, 1.0)}, strengths={"new": 1.0})
+        CXRLabels(
+            *parts(make_codec), labels={"old": (0.0, 1.0)}, strengths={"new": 1.0}, **SETTINGS
+        )
     with (
         pytest.raises(ValueError, match="composed by guidance, but Weighted was given"),
         model.using({}, Weighted()),
@@ -218,4 +220,4 @@ def test_guidance_contrasts_with_no_mask(model: Make) -> None:
 
 def test_a_codec_of_volumes_is_refused(make_codec: Make) -> None:
     with pytest.raises(ValueError, match=r"spatial_dims 2, but model\.codec has 3"):
-        CXRDiffusion(CXRHead(), make_codec(3), UNetConfig(), DiffusionProcess())
+        CXRDiffusion(CXRHead(), make_codec(3), UNetConfig(), DiffusionProcess(), roi=Roi(16))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from callbacks.scores import auroc
 from datamodules.base import NoduleDataModule, NoduleDataset
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from lightning_modules.detector import PRIOR, Detection, NoduleDetector, make_network
 
 SIDE = 64
@@ -50,8 +50,6 @@ class Discs(NoduleDataset):
 
 
 class DiscsData(NoduleDataModule):
-    roi_spacing_mm = 1.0
-
     def build(self) -> dict[str, NoduleDataset]:
         splits = ("train", "val", "test", "predict")
         return {split: Discs(32, seed) for seed, split in enumerate(splits)}
@@ -64,7 +62,7 @@ def make(encoder: str = "mobilenetv3_small_050", **settings: Any) -> NoduleDetec
 
 
 def test_it_learns_whether_and_where(tmp_path: Path) -> None:
-    data, model = DiscsData(cache_dir=tmp_path / "cache"), make()
+    data, model = DiscsData(Roi(32), cache_dir=tmp_path / "cache"), make()
     trainer = Trainer(
         max_steps=60,
         accelerator="cpu",

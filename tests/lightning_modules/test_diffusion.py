@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from callbacks import GenerationMetrics, HistogramFidelity
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.checkpoints import load_codec
 from lightning_modules.core.inpainting import dilate
 from lightning_modules.core.randomness import SampleGenerators
@@ -332,7 +332,9 @@ def test_a_warm_start_at_another_spacing_or_margin_is_refused(
     with pytest.raises(
         ValueError, match=r"trained with roi_spacing_mm 1\.0, but the config says 2"
     ):
-        make_trainer(1).fit(make_diffusion(2, init_from=path), make_data(2, roi_spacing_mm=2.0))
+        make_trainer(1).fit(
+            make_diffusion(2, init_from=path, roi=Roi((16, 16), 2.0)), make_data(2, roi=None)
+        )
     with pytest.raises(ValueError, match="trained with margin_voxels 2, but the config says 3"):
         make_trainer(1).fit(make_diffusion(2, 3, init_from=path), make_data(2))
 

@@ -7,17 +7,18 @@ from lightning import Trainer
 
 from callbacks import SegmentationMetrics
 from datamodules import LIDCDataModule, RealAndSyntheticDataModule
+from datamodules.batch import Roi
 from lightning_modules import NoduleSegmenter
 
 
 def test_it_outlines_nodules_that_are_brighter_than_lung(store: Path, tmp_path: Path) -> None:
-    real = LIDCDataModule(store, roi_size=16, cache_dir=None)
+    real = LIDCDataModule(store, roi=Roi(16), cache_dir=None)
     data = RealAndSyntheticDataModule(real, augmented_copies=2, cache_dir=tmp_path / "cache")
     trainer = Trainer(
         default_root_dir=tmp_path / "run", accelerator="cpu", max_steps=120, logger=False,
         enable_progress_bar=False, enable_checkpointing=False, callbacks=[SegmentationMetrics()],
     )  # fmt: skip
-    model = NoduleSegmenter(width=8, learning_rate=1e-2, warmup_steps=5)
+    model = NoduleSegmenter(Roi(16), width=8, learning_rate=1e-2, warmup_steps=5)
     trainer.test(model, data, verbose=False)
     before = pd.read_csv(tmp_path / "run/dice.csv").set_index("group").loc["all", "dice"]
     trainer.fit(model, data)

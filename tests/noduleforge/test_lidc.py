@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from datamodules import LIDCDataModule
+from datamodules.batch import Roi
 from datamodules.io.dicom import order, read_header
 from datamodules.io.volumes import Volume, read_volume
 from noduleforge.cli import main
@@ -129,7 +130,7 @@ def test_a_store_comes_of_a_download(prepare: Prepare, scan: Volume) -> None:
     expected = [ball.sum() * np.prod(SPACING) for ball in balls]
     assert outlines["volume_mm3"][:3].tolist() == pytest.approx(expected, rel=1e-4)
     # and it is what training reads
-    data = LIDCDataModule(root=out, roi_size=16, fractions=[0, 0, 1])
+    data = LIDCDataModule(root=out, roi=Roi(16), fractions=[0, 0, 1])
     data.setup("test")
     assert [item["attributes"]["texture"] for item in data.datasets["test"]] == [
         pytest.approx(13 / 3, abs=1e-3),
@@ -303,6 +304,6 @@ def test_segmentations_stand_for_outlines(tcia: Path, prepare: Prepare, scan: Vo
     assert table["texture"].isna().all()
     for name, expected in zip(table["mask"], (distance["A"] < 25, distance["B"] < 36), strict=True):
         np.testing.assert_array_equal(read_volume(out / name).array > 0, expected)
-    data = LIDCDataModule(root=out, roi_size=16, fractions=[0, 0, 1])
+    data = LIDCDataModule(root=out, roi=Roi(16), fractions=[0, 0, 1])
     data.setup("test")
     assert "has no annotations" in reported(out)

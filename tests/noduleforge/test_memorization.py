@@ -14,6 +14,7 @@ import torch
 
 from datamodules import LIDCDataModule
 from datamodules.base import patient_key, split_of
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.radiographs import RadiographDataset
 from noduleforge.cli import main
@@ -123,7 +124,7 @@ def test_as_few_as_expected_are_near_if_both_are_alike() -> None:
 @pytest.fixture
 def data(store: Path, tmp_path: Path) -> Path:
     """A store, and synthetic nodules: five copies and five of noise."""
-    real = LIDCDataModule(store, roi_size=14, cache_dir=None, fractions=FRACTIONS)
+    real = LIDCDataModule(store, roi=Roi(14), cache_dir=None, fractions=FRACTIONS)
     real.setup()
     rng = np.random.default_rng(0)
     root = tmp_path / "synthetic"
@@ -152,9 +153,9 @@ def command(
     store: Path, synthetic: Path, out: Path, roi: int = 14, spacing_mm: float = 1.0
 ) -> list[str]:
     words = ["memorization", "--real", "LIDCDataModule", "--real.root", str(store)]
-    words += ["--real.roi_size", "14", "--real.fractions", str([*FRACTIONS])]
+    words += ["--real.roi.size", "14", "--real.fractions", str([*FRACTIONS])]
     words += ["--synthetic", "LIDCDataModule", "--synthetic.root", str(synthetic)]
-    words += ["--synthetic.roi_size", str(roi), "--synthetic.roi_spacing_mm", str(spacing_mm)]
+    words += ["--synthetic.roi.size", str(roi), "--synthetic.roi.spacing_mm", str(spacing_mm)]
     return [*words, "--out", str(out)]
 
 
@@ -185,7 +186,7 @@ def test_held_out_nodules_that_the_generator_has_seen_are_refused(
     store: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They would not say how near new nodules are."""
-    held_out = LIDCDataModule(store, roi_size=14, fractions=FRACTIONS)
+    held_out = LIDCDataModule(store, roi=Roi(14), fractions=FRACTIONS)
     held_out.setup()
     known = {split: sorted(held_out.datasets[split].patients) for split in ("train", "test")}
     seen = {"training_patients": [patient_key(known["train"][0])]}
@@ -210,7 +211,7 @@ def test_faults_are_named(
     features = ["--features", "RandomFeatures", "--features.spatial_dims", "3"]
     right = command(store, data, tmp_path / "out")
     for words, message in (
-        (command(store, data, tmp_path / "out", 12), "give both the same roi_size"),
+        (command(store, data, tmp_path / "out", 12), "give both the same roi"),
         (command(store, data, tmp_path / "out", 14, 0.5), "voxels of 0.5 mm, the real ones'"),
         ([*right, "--shift_voxels", "-1"], "give at least 0 and 1"),
         ([*right, "--pairs", "0"], "give at least 0 and 1"),
@@ -244,7 +245,7 @@ def test_patches_without_a_nodule_are_refused() -> None:
 
 @pytest.mark.parametrize("side", [8, 9])
 def test_all_splits_are_read_around_the_same_voxel(store: Path, side: int) -> None:
-    module = LIDCDataModule(store, roi_size=side, cache_dir=None, fractions=FRACTIONS)
+    module = LIDCDataModule(store, roi=Roi(side), cache_dir=None, fractions=FRACTIONS)
     module.setup()
     parts = [module.datasets[split] for split in ("train", "test")]
     small, large = read(parts, "synthetic"), read(parts, "synthetic", margin=2)
@@ -262,7 +263,7 @@ def test_radiographs_work_alike(write_store: Callable[..., Path], tmp_path: Path
     main(words)
     table = pd.read_csv(tmp_path / "out/distances.csv")
     made = table[(table["kind"] == "synthetic")].set_index("name")
-    module = LIDCDataModule(flat, roi_size=14, cache_dir=None, fractions=FRACTIONS)
+    module = LIDCDataModule(flat, roi=Roi(14), cache_dir=None, fractions=FRACTIONS)
     module.setup()
     known = list(module.datasets["train"].table["nodule_id"])
     assert (made.loc[known, "voxels"] == 0).all()

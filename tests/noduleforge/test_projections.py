@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datamodules import FolderDataModule
+from datamodules.batch import Roi
 from noduleforge.cli import main
 from noduleforge.prepare import projections
 
@@ -65,7 +66,7 @@ def test_the_halves_are_for_training_and_testing(radiographs: Path) -> None:
         "test": 1,
         "train": 1,
     }
-    data = FolderDataModule(radiographs, lungs=radiographs / "lungs", roi_size=32)
+    data = FolderDataModule(radiographs, lungs=radiographs / "lungs", roi=Roi(32))
     data.setup()
     assert len(data.datasets["train"]) == 2 * 4
     for dataset in (data.datasets["train"], data.datasets["test"]):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from datamodules import LIDCDataModule
+from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 from noduleforge.prepare.volumes import prepare_volumes
@@ -60,7 +61,7 @@ def test_volumes_become_a_store(separate: str, number: int, folder: Path, tmp_pa
     report = (out / "report.csv").read_text()
     for what in ("lies on another grid", "is empty", "expected Hounsfield units", "does not exist"):
         assert what in report
-    data = LIDCDataModule(root=out, roi_size=16, fractions=[0, 0, 1])
+    data = LIDCDataModule(root=out, roi=Roi(16), fractions=[0, 0, 1])
     data.setup("test")
     assert len(data.datasets["test"]) == number
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.diffusion import SamplingConfig
@@ -19,7 +19,11 @@ def parts(make_codec: Make) -> tuple[Any, ...]:
     return CXRHead((-1000, 400), margin_voxels=2), make_codec(2), unet, DiffusionProcess()
 
 
-SETTINGS: dict[str, Any] = {"sampling": SamplingConfig(evaluations=4), "ema_decay": 0.9}
+SETTINGS: dict[str, Any] = {
+    "roi": Roi((16, 16)),
+    "sampling": SamplingConfig(evaluations=4),
+    "ema_decay": 0.9,
+}
 
 
 def some(data: Any, size: int = 3) -> NoduleBatch:

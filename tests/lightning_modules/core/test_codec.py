@@ -58,7 +58,7 @@ def test_shapes(spatial_dims: int, levels: int) -> None:
 def test_a_side_that_is_no_multiple_is_refused(spatial_dims: int) -> None:
     codec = build(spatial_dims, 3)
     shape = (*(8,) * (spatial_dims - 1), 6)
-    with pytest.raises(ValueError, match=r"6\) voxels.*multiple of 4.*roi_size"):
+    with pytest.raises(ValueError, match=r"6\) voxels.*multiple of 4.*ROI's size"):
         codec.encode(torch.zeros(1, 1, *shape))
 
 
