@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from callbacks.scores import interval, mean_estimate, seed_weights
+from noduleforge.evaluation.bootstrap import interval, mean_estimate, seed_weights
 
 BASE = "base"
 

@@ -17,8 +17,9 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from datamodules.io.volumes import read_volume
+from datamodules.ratings import RATINGS
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
-from noduleforge.prepare.outlines import RATINGS, Outline
+from noduleforge.prepare.outlines import Outline
 from noduleforge.prepare.wheels import all_outlines
 
 

@@ -3,14 +3,6 @@
 from callbacks.classification import CharacteristicFidelity, ClassificationMetrics
 from callbacks.detection import DetectionMetrics
 from callbacks.diversity import LPIPSDiversity, StructuralDiversity
-from callbacks.features import (
-    ClassifierFeatures,
-    InceptionFeatures,
-    MedicalNetFeatures,
-    RadImageNetFeatures,
-    RandomFeatures,
-    TimmFeatures,
-)
 from callbacks.fid import FeatureDistances
 from callbacks.generation import GenerationMetrics
 from callbacks.histogram import HistogramFidelity
@@ -18,6 +10,14 @@ from callbacks.insertion import StudyWriter
 from callbacks.pictures import AdapterPicture, NodulePicture
 from callbacks.segmentation import SegmentationMetrics
 from callbacks.writer import NiftiWriter
+from lightning_modules.core.features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    MedicalNetFeatures,
+    RadImageNetFeatures,
+    RandomFeatures,
+    TimmFeatures,
+)
 
 __all__ = [
     "AdapterPicture",

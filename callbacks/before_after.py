@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-LUNG_WINDOW_HU = (-1000.0, 400.0)
+from callbacks.planes import plane_of
+from datamodules.batch import PLANES
 
-PLANES = ("axial", "coronal", "sagittal")
-"""Planes across the axes z, y and x."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LUNG_WINDOW_HU = (-1000.0, 400.0)
 
 FACTS = ("subtype", "diameter_mm", "x_mm", "y_mm", "z_mm", "seed", "image")
 """Columns of the manifest that the page shows."""
@@ -24,7 +25,7 @@ def before_and_after(
     mask: NDArray[Any],
     spacing_mm: Sequence[float],
     title: str,
-) -> Figure:
+) -> "Figure":
     """Planes through the middle of a nodule without and with it, and with its outline.
 
     Args:
@@ -34,29 +35,30 @@ def before_and_after(
         spacing_mm: distance between voxels along each axis.
         title: stands above.
     """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     middle = [round(float(axis.mean())) for axis in np.nonzero(mask)]
     flat = before.ndim == 2
-    axes_of_planes = [None] if flat else [0, 1, 2]
+    names = ("",) if flat else PLANES
     low, high = np.percentile(before, (1, 99)) if flat else LUNG_WINDOW_HU
     with mpl.rc_context({"font.size": 8}):
-        lines = len(axes_of_planes)
+        lines = len(names)
         figure = Figure(figsize=(6.3, 2.1 * lines + 0.5), layout="constrained")
         figure.suptitle(title)
         grid = figure.subplots(lines, 3, squeeze=False)
-        for line, axis in zip(grid, axes_of_planes, strict=True):
-            cut = [a if axis is None else a.take(middle[axis], axis) for a in (before, after, mask)]
-            down, across = np.delete(spacing_mm, [] if axis is None else axis)
-            if axis:  # the patient's head is up
-                cut = [a[::-1] for a in cut]
+        for axis, (line, name) in enumerate(zip(grid, names, strict=True)):
+            cut = [plane_of(array, axis, middle) for array in (before, after, mask)]
+            down, across = np.delete(spacing_mm, [] if flat else axis)
             for axes, shown in zip(line, (cut[0], cut[1], cut[1]), strict=True):
                 axes.imshow(shown, cmap="gray", vmin=low, vmax=high, aspect=down / across)
                 axes.set_xticks([])
                 axes.set_yticks([])
             if cut[2].min() != cut[2].max():
                 line[2].contour(cut[2], [0.5], colors="tab:orange", linewidths=0.8)
-            line[0].set_ylabel("" if axis is None else PLANES[axis])
-        for axes, name in zip(grid[0], ("before", "synthetic", "outline"), strict=True):
-            axes.set_title(name)
+            line[0].set_ylabel(name)
+        for axes, column in zip(grid[0], ("before", "synthetic", "outline"), strict=True):
+            axes.set_title(column)
     return figure
 
 

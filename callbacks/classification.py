@@ -1,87 +1,21 @@
 """How well a classifier does on held-out patients, and what it sees in synthetic nodules."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
 
 from callbacks.distributed import gather_cases, gather_rows
-from callbacks.scores import (
-    BINS,
-    CALIBRATION,
-    FIGURES,
-    Estimate,
-    estimate,
-    interval,
-    patient_weights,
-)
-from datamodules.batch import NoduleBatch
+from datamodules.batch import Classification, NoduleBatch
 from datamodules.io.whole_files import written_whole
-from lightning_modules.classifier import load_classifier
-from lightning_modules.core.merging import Merging
-
-TABLE = "classification.csv"
-"""What is said of every nodule."""
-
-
-def class_figures(table: pd.DataFrame) -> pd.DataFrame:
-    """Every figure of every characteristic, with 95 % intervals over patients.
-
-    Where several classes are judged there are also `macro`, their mean, and `minority`, the mean of
-    all but the most frequent.
-
-    Args:
-        table: `classification.csv`; see `ClassificationMetrics`.
-
-    Returns:
-        Rows with `characteristic`, `figure`, `value`, `low`, `high`, `with` and `without` (cases).
-    """
-    rows = []
-    for (characteristic, figure), found in estimates(table).items():
-        low, high = interval(found.draws)
-        of_class = table[table["characteristic"] == characteristic]["label"]
-        row = {"characteristic": characteristic, "figure": figure, "value": found.value}
-        row |= {"low": low, "high": high}
-        if len(of_class):
-            row |= {"with": (of_class == 1).sum(), "without": (of_class == 0).sum()}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def estimates(table: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
-    """Every figure of every characteristic, and of groups of them; see `class_figures`.
-
-    Args:
-        table: `classification.csv`; the draws of tables with the same patients are the same.
-    """
-    found: dict[tuple[str, str], Estimate] = {}
-    patients = sorted(table["patient_id"].unique())
-    drawn = pd.DataFrame(patient_weights(patients).T, index=patients)
-    for name, part in table.groupby("characteristic", sort=False):
-        weights = drawn.loc[part["patient_id"]].to_numpy().T
-        labels = part["label"].to_numpy()
-        for column, figures in (("probability", FIGURES), ("calibrated", CALIBRATION)):
-            for figure, measure in figures.items():
-                of_weights = partial(measure, labels, part[column].to_numpy())
-                found[str(name), figure] = estimate(of_weights, weights, len(part))
-    positives = table.groupby("characteristic", sort=False)["label"].sum()
-    groups = {"macro": list(positives.index)}
-    groups["minority"] = [name for name in positives.index if name != positives.idxmax()]
-    for group, names in groups.items() if len(positives) > 1 else ():
-        for figure in (*FIGURES, *CALIBRATION):
-            of_names = [found[str(name), figure] for name in names]
-            value = float(np.mean([each.value for each in of_names]))
-            draws = np.mean([each.draws for each in of_names], axis=0)
-            found[group, figure] = Estimate(value, draws, table["name"].nunique())
-    return found
+from lightning_modules.core.classifier import load_classifier
+from lightning_modules.core.merging import Merging, SynthesizesWithAdapters
+from noduleforge.evaluation.classification import TABLE, class_figures, reliability
 
 
 class ClassificationMetrics(Callback):
@@ -97,6 +31,7 @@ class ClassificationMetrics(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new table."""
         self.rows: list[Any] = []
+        self.characteristics: tuple[str, ...] = ()
 
     def on_test_batch_end(
         self,
@@ -108,12 +43,12 @@ class ClassificationMetrics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what was said of nodules of which it is known."""
-        module: Any = pl_module
-        labels = module.labels(batch).tolist()
-        calibrated = module.calibrate(outputs).tolist()
-        for row, said in enumerate(outputs.tolist()):
+        said: Classification = outputs
+        self.characteristics = said.characteristics
+        columns = (said.labels.tolist(), said.probabilities.tolist(), said.calibrated.tolist())
+        for row, of_nodule in enumerate(zip(*columns, strict=True)):
             for name, label, probability, frequent in zip(
-                module.characteristics, labels[row], said, calibrated[row], strict=True
+                said.characteristics, *of_nodule, strict=True
             ):
                 if np.isfinite(label):
                     self.rows.append(
@@ -135,9 +70,8 @@ class ClassificationMetrics(Callback):
         """
         rows = gather_cases(self.rows, "characteristic", "name")
         if not rows:
-            module: Any = pl_module
             message = (
-                f"It is known of no test nodule whether it is {' or '.join(module.characteristics)}"
+                f"It is known of no test nodule whether it is {' or '.join(self.characteristics)}"
                 ": give nodules with these ratings, or another split."
             )
             raise ValueError(message)
@@ -152,24 +86,6 @@ class ClassificationMetrics(Callback):
         with written_whole(root / "calibration.png") as temporary:
             reliability(table).savefig(temporary, dpi=110)
         print(accuracy.to_string(index=False, float_format="{:.3f}".format))
-
-
-def reliability(table: pd.DataFrame) -> Figure:
-    """Share of positives against the mean probability, in bins, one panel for each class."""
-    names = list(table["characteristic"].unique())
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(2.4 * len(names), 2.6), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            part = table[table["characteristic"] == name]
-            bins = np.minimum((part["calibrated"] * BINS).astype(int), BINS - 1)
-            means = part.groupby(bins)[["calibrated", "label"]].mean()
-            sizes = part.groupby(bins).size()
-            axes.plot([0, 1], [0, 1], color="0.7", lw=0.8)
-            axes.scatter(means["calibrated"], means["label"], s=4 + sizes)
-            axes.set(title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            axes.set_xlabel("probability")
-        figure.supylabel("share")
-    return figure
 
 
 class CharacteristicFidelity(Callback):
@@ -214,7 +130,7 @@ class CharacteristicFidelity(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Synthesize the batch in every way, and classify."""
-        module: Any = pl_module
+        module = cast(SynthesizesWithAdapters, pl_module)
         names = self.classifier.characteristics
         for way, merging in self.mergings.items():
             for combination, strengths in self.combinations.items():
@@ -222,7 +138,7 @@ class CharacteristicFidelity(Callback):
                     module.using(strengths, merging),
                     trainer.precision_plugin.forward_context(),
                 ):
-                    image = module.sample(batch)["image"]
+                    image = module.sample(batch).image
                 said = self.classifier(image.float()).sigmoid().tolist()
                 for row, probabilities in enumerate(said):
                     self.rows += [

@@ -1,251 +1,32 @@
 """How well a detector finds nodules on radiographs of held-out patients."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from callbacks.distributed import gather_cases
-from callbacks.scores import Estimate, auroc, estimate, interval, patient_weights, share
-from datamodules.batch import NoduleBatch
+from datamodules.batch import Detection, Detects, NoduleBatch
 from datamodules.io.whole_files import written_whole
+from noduleforge.evaluation.detection import (
+    TABLE,
+    THRESHOLDS,
+    draw_froc,
+    figures_of,
+    measure,
+    table_of_candidates,
+    table_of_images,
+    youden_threshold,
+)
 
-TABLE = "detection.csv"
-"""What is said of every image."""
-
-RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
-"""False positives per image at which sensitivity is reported (Setio et al. 2017, LUNA16)."""
-
-THRESHOLDS = np.arange(1, 20) / 20
-"""Probabilities of a pixel out of which the one with the best IoU is chosen."""
-
-NEIGHBOURS = np.ones((3, 3), bool)
-"""Pixels that touch at a corner belong together."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DRAWN = 4
 """How many radiographs with a nodule, and how many without, are drawn."""
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-
-
-def find_nodules(mask: Bools) -> list[Bools]:
-    """The connected components of a mask `(y, x)`."""
-    labels, number = ndimage.label(mask, NEIGHBOURS)
-    return [labels == k for k in range(1, number + 1)]
-
-
-def find_candidates(
-    pixels: Floats, threshold: float, distance_px: float
-) -> list[tuple[float, float, float]]:
-    """List the local maxima of a probability map above a threshold.
-
-    Connected components above the threshold would grow together where it is low, and FROC needs it
-    low: nodules would then be lost, whatever their probability.
-
-    Args:
-        pixels: probabilities `(y, x)`.
-        threshold: what a maximum must exceed.
-        distance_px: in what distance nothing may exceed a maximum; of equal ones in this distance
-            the first is kept, and those that touch are one.
-
-    Returns:
-        Of each its probability, and y and x of its centre, in pixels.
-    """
-    reach = int(distance_px)
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    highest = ndimage.maximum_filter(pixels, footprint=np.hypot(y, x) <= distance_px)
-    labels, number = ndimage.label((pixels == highest) & (pixels > threshold), NEIGHBOURS)
-    places = range(1, number + 1)
-    scores = ndimage.maximum(pixels, labels, places)
-    centers = ndimage.center_of_mass(labels > 0, labels, places)
-    found = [(float(s), float(y), float(x)) for s, (y, x) in zip(scores, centers, strict=True)]
-    kept: list[tuple[float, float, float]] = []
-    for score, row, column in found:  # in half precision equal probabilities are frequent
-        near = [s for s, y, x in kept if np.hypot(y - row, x - column) <= distance_px]
-        if score not in near:
-            kept.append((score, row, column))
-    return kept
-
-
-def hit_nodule(center: Sequence[float], nodules: Sequence[Bools]) -> int | None:
-    """Say which nodule a candidate hits.
-
-    It hits a nodule if its centre lies in the nodule's mask, or no farther from the mask's centre
-    than the radius of the disc with the mask's area (as in LUNA16, Setio et al. 2017, where nodules
-    are balls); of several, the one whose centre is nearest.
-
-    Args:
-        center: of the candidate, (y, x) in pixels.
-        nodules: their masks `(y, x)`, none of them empty.
-
-    Returns:
-        Its position in `nodules`, or None.
-    """
-    row, column = (round(c) for c in center)
-    hits = []
-    for number, mask in enumerate(nodules):
-        middle = [axis.mean() for axis in np.nonzero(mask)]
-        distance = float(np.hypot(*np.subtract(center, middle)))
-        if mask[row, column] or distance <= (mask.sum() / np.pi) ** 0.5:
-            hits.append((distance, number))
-    return min(hits)[1] if hits else None
-
-
-def overlap(pixels: Floats, mask: Bools) -> Floats:
-    """Intersection over union with a mask, not empty, at each of `THRESHOLDS`."""
-    found = pixels[None] > THRESHOLDS[:, None, None]
-    iou: Floats = (found & mask).sum((1, 2)) / (found | mask).sum((1, 2))
-    return iou
-
-
-def sensitivity_at(table: pd.DataFrame, weights: Floats, rate: float) -> Floats:
-    """Share of nodules found at no more than `rate` false positives per image (Bunch et al. 1978).
-
-    The threshold is the lowest that allows no more; nothing is interpolated.
-
-    Args:
-        table: one image a row: `false_positives`, the scores of the candidates that hit nothing,
-            and `found`, for each nodule the highest score of the candidates that hit it, minus
-            infinity if none does.
-        weights: `(..., images)`, how often each image is there.
-        rate: false positives per image, over all images.
-
-    Returns:
-        `(...)`; NaN where there is no nodule.
-    """
-    scores, of_score = _flat(table["false_positives"])
-    falling = np.argsort(-scores)
-    limits, of_score = np.append(scores[falling], -np.inf), of_score[falling]
-    found, of_nodule = _flat(table["found"])
-
-    def of_one(often: Floats) -> Floats:
-        # so many false positives have scores that are allowed; the next one's is the limit
-        allowed = (np.cumsum(often[of_score]) <= rate * often.sum() + 1e-9).sum()
-        return share(found > limits[allowed], np.ones(len(found), bool), often[of_nodule])
-
-    # one after the other: all at once, of a large test set, would not fit into memory
-    return np.apply_along_axis(of_one, -1, weights)
-
-
-def _flat(column: pd.Series) -> tuple[Floats, NDArray[np.intp]]:
-    """The numbers of all rows, and the row of each."""
-    counts = [len(values) for values in column]
-    return np.concatenate([*column]), np.repeat(np.arange(len(column)), counts)
-
-
-def youden_threshold(labels: NDArray[Any], scores: Floats) -> float:
-    """The score from which on sensitivity + specificity - 1 is highest (Youden 1950).
-
-    Of several it is the highest.
-
-    Args:
-        labels: 1 or 0, both present.
-        scores: as many.
-    """
-    values = np.unique(scores)[::-1]
-    said = scores >= values[:, None]
-    positive, negative = labels == 1, labels == 0
-    # sensitivity + specificity - 1, times both numbers: whole numbers, in which ties are exact
-    gain = said[:, positive].sum(1) * negative.sum() - said[:, negative].sum(1) * positive.sum()
-    return float(values[int(gain.argmax())])
-
-
-def estimates(table: pd.DataFrame, youden: float) -> dict[str, Estimate]:
-    """All figures; see `DetectionMetrics`.
-
-    Args:
-        table: one image a row: `patient_id`, `label`, `probability`, `subtlety`, `iou`, and what
-            `sensitivity_at` needs.
-        youden: the probability from which on an image counts as one with a nodule.
-
-    Returns:
-        Their `number` is that of the images or nodules that they are of.
-    """
-    label, score = table["label"].to_numpy(), table["probability"].to_numpy()
-    iou, subtlety = table["iou"].fillna(0).to_numpy(), np.floor(table["subtlety"] + 0.5).to_numpy()
-    positive, nodule, said = label == 1, table["found"].map(len).to_numpy(), score >= youden
-
-    def froc(weights: Floats, rate: float) -> Floats:
-        return sensitivity_at(table, weights, rate)
-
-    def among(chosen: Bools, of: Bools) -> tuple[Bools, Callable[[Floats], Floats]]:
-        return of, lambda weights: share(chosen, of, weights)
-
-    # of each figure what it is of, and how it comes from weights of the images
-    listed: dict[str, tuple[NDArray[Any], Callable[[Floats], Floats]]] = {
-        "auc": (np.ones(len(table)), lambda w: auroc(label, score, w)),
-        "best_iou": (positive, lambda w: (w * iou).sum(-1) / (w * positive).sum(-1)),
-        **{f"froc_{rate:g}": (nodule, partial(froc, rate=rate)) for rate in RATES},
-        "cpm": (nodule, lambda w: np.mean([froc(w, rate) for rate in RATES], axis=0)),
-        "sensitivity": among(said, positive),
-        "specificity": among(~said, ~positive),
-        **{
-            f"sensitivity_subtlety_{level:.0f}": among(said, positive & (subtlety == level))
-            for level in np.unique(subtlety[positive & np.isfinite(subtlety)])
-        },
-    }
-    drawn = patient_weights(table["patient_id"].to_list())
-    return {name: estimate(figure, drawn, of.sum()) for name, (of, figure) in listed.items()}
-
-
-def figures_of(table: pd.DataFrame, youden: float) -> pd.DataFrame:
-    """All figures, with 95 % bootstrap intervals over patients.
-
-    Args:
-        table: as for `estimates`.
-        youden: as for `estimates`.
-
-    Returns:
-        `figure`, `value`, `low`, `high`, and `n`, the images or nodules that it is of.
-    """
-    rows = []
-    for name, found in estimates(table, youden).items():
-        low, high = interval(found.draws)
-        row = {"figure": name, "value": found.value, "low": low, "high": high}
-        rows.append(row | {"n": int(found.number)})
-    return pd.DataFrame(rows)
-
-
-def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
-    """Read what `DetectionMetrics` wrote, as `estimates` takes it.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        The table and Youden's point.
-
-    Raises:
-        FileNotFoundError: If a table is missing.
-    """
-    for name in (TABLE, "candidates.csv", "detection_figures.csv"):
-        if not (folder / name).is_file():
-            message = f"{folder / name} is missing: run `lightning test` there again."
-            raise FileNotFoundError(message)
-    table = pd.read_csv(folder / TABLE, dtype={"name": str, "patient_id": str})
-    candidates = pd.read_csv(folder / "candidates.csv", dtype={"image": str})
-    false = candidates[candidates["hit"] == 0].groupby("image")["score"]
-    hits = candidates[candidates["hit"] == 1].groupby(["image", "nodule"])["score"].max()
-    scores = {str(name): part.to_numpy(float) for name, part in false}
-    found = [
-        np.array([hits.get((name, k), -np.inf) for k in range(number)], float)
-        for name, number in zip(table["name"], table["nodules"], strict=True)
-    ]
-    table["found"] = pd.Series(found)
-    table["false_positives"] = pd.Series([scores.get(n, np.empty(0)) for n in table["name"]])
-    figures = pd.read_csv(folder / "detection_figures.csv").set_index("figure")["value"]
-    youden = figures[figures.index.str.startswith("youden_threshold")]
-    return table, float(youden.iloc[0])
 
 
 class DetectionMetrics(Callback):
@@ -302,12 +83,12 @@ class DetectionMetrics(Callback):
         self.validation: list[dict[str, Any]] = []
         if len(set(data.datasets["val"].subtypes)) < 2:
             return
-        module: Any = pl_module
+        module = cast(Detects, pl_module)
         for batch in data.val_dataloader():
             moved = trainer.strategy.batch_to_device(batch)
             with trainer.precision_plugin.forward_context():
                 found = module.detect(moved["image"])
-            self.validation += self.measure(found, batch)
+            self.validation += self.rows_of(found, batch)
 
     def on_test_batch_end(
         self,
@@ -319,7 +100,7 @@ class DetectionMetrics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Measure each image, and keep some to be drawn."""
-        measured = self.measure(outputs, batch)
+        measured = self.rows_of(outputs, batch)
         self.rows += measured
         for number, row in enumerate(measured):
             if sum(kept["label"] == row["label"] for kept in self.drawn) < DRAWN:
@@ -327,24 +108,17 @@ class DetectionMetrics(Callback):
                 shown = {name: value[number, 0].cpu().numpy() for name, value in arrays.items()}
                 self.drawn.append(row | shown)
 
-    def measure(self, found: Any, batch: NoduleBatch) -> list[dict[str, Any]]:
+    def rows_of(self, found: Detection, batch: NoduleBatch) -> list[dict[str, Any]]:
         """One row for each image.
 
         Args:
-            found: a `Detection`, probabilities.
+            found: probabilities.
             batch: with `mask`, `spacing_mm`, and `nodule` and `subtlety` among the attributes.
         """
         rows = []
         masks, maps = batch["mask"].cpu().numpy() > 0, found.pixels.double().cpu().numpy()
         for number, (mask, pixels) in enumerate(zip(masks[:, 0], maps[:, 0], strict=True)):
-            nodules = find_nodules(mask)
             distance_px = self.candidate_distance_mm / float(batch["spacing_mm"][number].max())
-            candidates = find_candidates(pixels, self.candidate_threshold, distance_px)
-            hits = [hit_nodule((y, x), nodules) for _, y, x in candidates]
-            scores: dict[int | None, list[float]] = {}
-            for (score, _, _), hit in zip(candidates, hits, strict=True):
-                scores.setdefault(hit, []).append(score)
-            best = [max(scores.get(k, [-np.inf])) for k in range(len(nodules))]
             rows.append(
                 {
                     "name": batch["name"][number],
@@ -352,10 +126,7 @@ class DetectionMetrics(Callback):
                     "label": int(batch["attributes"]["nodule"][number]),
                     "probability": float(found.nodule[number]),
                     "subtlety": float(batch["attributes"]["subtlety"][number]),
-                    "found": np.array(best, float),
-                    "false_positives": np.array(scores.get(None, []), float),
-                    "candidates": [(*c, hit) for c, hit in zip(candidates, hits, strict=True)],
-                    "ious": overlap(pixels, mask) if nodules else None,
+                    **measure(pixels, mask, self.candidate_threshold, distance_px),
                 }
             )
         return rows
@@ -399,65 +170,16 @@ class DetectionMetrics(Callback):
         print(figures.to_string(index=False, float_format="{:.3f}".format))
 
 
-def table_of_images(table: pd.DataFrame) -> pd.DataFrame:
-    """What `detection.csv` says: of each image also how many nodules it has and how many are hit.
-
-    Args:
-        table: as for `estimates`.
-    """
-    named = table[["name", "patient_id", "label", "probability", "subtlety", "iou"]]
-    return named.assign(
-        nodules=table["found"].map(len),
-        hit=table["found"].map(lambda found: int(np.isfinite(found).sum())),
-        false_positives=table["false_positives"].map(len),
-    )
-
-
-def table_of_candidates(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What `candidates.csv` says.
-
-    Args:
-        rows: of `DetectionMetrics.measure`.
-    """
-    found = [(row["name"], *candidate) for row in rows for candidate in row["candidates"]]
-    table = pd.DataFrame(found, columns=["image", "score", "y", "x", "nodule"])
-    table = table.astype({"nodule": "Int64"})
-    return table.assign(hit=table["nodule"].notna().astype(int))
-
-
-def draw_froc(table: pd.DataFrame, figures: pd.DataFrame) -> Figure:
-    """Sensitivity over false positives per image, with the band of the intervals at `RATES`.
-
-    Args:
-        table: as for `sensitivity_at`.
-        figures: of `figures_of`.
-    """
-    known = figures.set_index("figure")
-    at_rates = known.loc[[f"froc_{rate:g}" for rate in RATES]]
-    rates = np.geomspace(RATES[0], RATES[-1], 200)
-    values = [sensitivity_at(table, np.ones(len(table)), rate) for rate in rates]
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-        axes = figure.subplots()
-        axes.fill_between(
-            RATES, at_rates["low"], at_rates["high"], color="tab:blue", alpha=0.2, lw=0
-        )
-        axes.plot(rates, values, color="tab:blue")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("false positives per image")
-        axes.set_ylabel("sensitivity")
-    return figure
-
-
-def draw_detections(radiographs: Sequence[Mapping[str, Any]], threshold: float) -> Figure:
+def draw_detections(radiographs: Sequence[Mapping[str, Any]], threshold: float) -> "Figure":
     """Radiographs with the outlines of nodules, and of the pixels above a threshold.
 
     Args:
         radiographs: `image`, `mask` and `pixels` `(y, x)`, `label` and `probability`.
         threshold: of the probability of pixels.
     """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     lines = [
         [radiograph for radiograph in radiographs if radiograph["label"] == label]
         for label in (1, 0)

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.metrics import MultiScaleSSIMMetric
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.features import FeatureExtractor, weights_hash
 from callbacks.generation import Drawn, GenerationMetric
+from lightning_modules.core.features import FeatureExtractor, weights_hash
 from lightning_modules.core.perceptual import PerceptualDistance
 
 CROP = 32
@@ -88,10 +87,10 @@ class LPIPSDiversity(GenerationMetric):
         """Network and weights."""
         return {"distance": "LPIPS, AlexNet", "weights": self.weights}
 
-    def begin(self, module: Any) -> None:
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
         """Begin anew."""
-        self.network.to(module.device)
-        self.sums = MeanOf(("patch", "nodule")).to(module.device)
+        self.network.to(device)
+        self.sums = MeanOf(("patch", "nodule")).to(device)
 
     def update(self, drawn: Drawn) -> dict[str, Tensor]:
         """Compare the two samples of each nodule."""
@@ -132,17 +131,18 @@ class StructuralDiversity(GenerationMetric):
         own = {"distance": "1 - MS-SSIM, 2 scales, window of 5"}
         return own if self.extractor is None else {**own, **self.extractor.provenance}
 
-    def begin(self, module: Any) -> None:
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
         """Begin anew."""
-        dims = module.codec.spatial_dims
+        from monai.metrics import MultiScaleSSIMMetric
+
         self.similarity = MultiScaleSSIMMetric(
-            dims, kernel_size=5, kernel_sigma=1.0, weights=(0.5, 0.5), data_range=1.0
+            spatial_dims, kernel_size=5, kernel_sigma=1.0, weights=(0.5, 0.5), data_range=1.0
         )
         names: tuple[str, ...] = ("patch", "nodule")
         if self.extractor is not None:
-            self.extractor.to(module.device).view_names(dims)
+            self.extractor.to(device).view_names(spatial_dims)
             names = (*names, "features")
-        self.sums = MeanOf(names).to(module.device)
+        self.sums = MeanOf(names).to(device)
 
     def update(self, drawn: Drawn) -> dict[str, Tensor]:
         """Compare the two samples of each nodule."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.features import FeatureExtractor
 from callbacks.generation import Drawn, GenerationMetric
+from lightning_modules.core.features import FeatureExtractor
 
 
 class FeatureSums(Metric):
@@ -184,15 +184,14 @@ class FeatureDistances(GenerationMetric):
         """Network, weights and preprocessing."""
         return {**self.extractor.provenance, "covariance": "sample; OAS-shrunk in fid_oas"}
 
-    def begin(self, module: Any) -> None:
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
         """Forget what was generated; real images are kept."""
-        self.extractor.to(module.device)
-        views = self.extractor.view_names(module.codec.spatial_dims)
+        self.extractor.to(device)
+        views = self.extractor.view_names(spatial_dims)
         for name in ("real", "floor", "generated"):
             if name not in self.sets or name == "generated":
                 self.sets[name] = {
-                    view: FeatureSums(self.extractor.width, self.limit).to(module.device)
-                    for view in views
+                    view: FeatureSums(self.extractor.width, self.limit).to(device) for view in views
                 }
 
     def _add(self, name: str, image: Tensor, position: Tensor) -> None:

@@ -3,9 +3,10 @@
 import math
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -17,8 +18,9 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from callbacks.distributed import gather_rows
-from datamodules.batch import SUBTYPES, NoduleBatch, Synthesis
+from datamodules.batch import SUBTYPES, NoduleBatch, Provenance, Synthesis, Synthesizes
 from datamodules.io.whole_files import written_whole
+from lightning_modules.core.window import IntensityWindow
 
 
 class Drawn(NamedTuple):
@@ -55,8 +57,13 @@ class GenerationMetric(ABC):
         """What the figures depend on beside the model and the data, in words."""
 
     @abstractmethod
-    def begin(self, module: Any) -> None:
-        """Begin an evaluation of a `NoduleDiffusion`."""
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
+        """Begin an evaluation.
+
+        Args:
+            spatial_dims: 2 or 3.
+            device: of the images.
+        """
 
     def reference(self, image: Tensor, position: Tensor, other: bool) -> None:
         """See real images, before the first evaluation; nothing by default.
@@ -156,7 +163,8 @@ class GenerationMetrics(Callback):
         """Evaluate."""
         self._evaluate(trainer, pl_module, "test")
 
-    def _evaluate(self, trainer: Trainer, module: Any, split: str) -> None:
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        module, device = cast(Synthesizes, pl_module), pl_module.device
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         dataset = data.datasets[split]
         number = len(dataset)
@@ -164,20 +172,21 @@ class GenerationMetrics(Callback):
             number = min(number, self.samples)
         if number == 0:
             return
+        spatial_dims, window = dataset[0]["image"].ndim - 1, IntensityWindow(*module.window)
         if split not in self._seen:
-            self._look(trainer, module, split, number)
-        for metric in self.metrics.values():
-            metric.begin(module)
+            self._begin(spatial_dims, device)
+            self._look(trainer, device, window, split, number)
+        self._begin(spatial_dims, device)
         rows = []
-        for batch, position in self._batches(trainer, module, split, number, "synthesis"):
+        seed = module.provenance.seed
+        for batch, position in self._batches(trainer, device, split, number, "synthesis"):
             with trainer.precision_plugin.forward_context():
-                seed = module.sampling.seed
                 syntheses = [module.sample(batch, seed=seed + draw) for draw in range(self.draws)]
             drawn = Drawn(
                 batch,
                 position,
-                _unit(module, batch["image"]),
-                [_unit(module, synthesis["image"]) for synthesis in syntheses],
+                _unit(window, batch["image"]),
+                [_unit(window, synthesis.image) for synthesis in syntheses],
                 syntheses,
             )
             columns: dict[str, Tensor] = {}
@@ -189,23 +198,34 @@ class GenerationMetrics(Callback):
             for name, metric in self.metrics.items()
             for figure, value in metric.compute().items()
         }
-        module.log_dict(figures, rank_zero_only=False, sync_dist=False)
+        pl_module.log_dict(figures, rank_zero_only=False, sync_dist=False)
         rows = gather_rows(rows)
         if trainer.is_global_zero:
-            self._write(trainer, module, figures, number, rows)
+            self._write(trainer, module.provenance, figures, number, rows)
 
-    def _look(self, trainer: Trainer, module: Any, split: str, number: int) -> None:
-        """Show the metrics real images, and as many others of the training split."""
+    def _begin(self, spatial_dims: int, device: torch.device) -> None:
         for metric in self.metrics.values():
-            metric.begin(module)
+            metric.begin(spatial_dims, device)
+
+    def _look(
+        self,
+        trainer: Trainer,
+        device: torch.device,
+        window: IntensityWindow,
+        split: str,
+        number: int,
+    ) -> None:
+        """Show the metrics real images, and as many others of the training split."""
         for name, other in ((split, False), ("train", True)):
-            for batch, position in self._batches(trainer, module, name, number, "real images"):
-                image = _unit(module, batch["image"])
+            for batch, position in self._batches(trainer, device, name, number, "real images"):
+                image = _unit(window, batch["image"])
                 for metric in self.metrics.values():
                     metric.reference(image, position, other)
         self._seen.add(split)
 
-    def _batches(self, trainer: Trainer, module: Any, split: str, number: int, what: str) -> Any:
+    def _batches(
+        self, trainer: Trainer, device: torch.device, split: str, number: int, what: str
+    ) -> Iterator[tuple[NoduleBatch, Tensor]]:
         """This process's share of a split's first nodules, in batches, with their numbers."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         dataset = data.datasets[split]
@@ -222,14 +242,14 @@ class GenerationMetrics(Callback):
         quiet = not trainer.is_global_zero
         bar = tqdm(loader, f"{split}: {what}", leave=False, disable=quiet, unit="batch")
         for k, batch in enumerate(bar):
-            moved = trainer.strategy.batch_to_device(batch, module.device)
-            places = torch.tensor(mine[k * size : (k + 1) * size], device=module.device)
+            moved = trainer.strategy.batch_to_device(batch, device)
+            places = torch.tensor(mine[k * size : (k + 1) * size], device=device)
             yield moved, places
 
     def _write(
         self,
         trainer: Trainer,
-        module: Any,
+        provenance: Provenance,
         figures: dict[str, float],
         number: int,
         rows: list[dict[str, Any]],
@@ -239,8 +259,8 @@ class GenerationMetrics(Callback):
         common = {
             "step": trainer.global_step,
             "samples": number,
-            "seed": module.sampling.seed,
-            "evaluations": module.sampling.evaluations,
+            "seed": provenance.seed,
+            "evaluations": provenance.evaluations,
             "data": trainer.datamodule.fingerprint[:16],  # type: ignore[attr-defined]
             "code": code_version(),
         }
@@ -266,10 +286,9 @@ class GenerationMetrics(Callback):
         rank_zero_info("\n".join(f"{key:40} {value:10.4f}" for key, value in shown.items()))
 
 
-def _unit(module: Any, image: Tensor) -> Tensor:
+def _unit(window: IntensityWindow, image: Tensor) -> Tensor:
     """The image with its window mapped to [0, 1]."""
-    scaled: Tensor = (module.head.window.normalize(image.float()) + 1) / 2
-    return scaled
+    return (window.normalize(image.float()) + 1) / 2
 
 
 def _rows(batch: NoduleBatch, columns: dict[str, Tensor]) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.distributed import gather_rows
 from callbacks.generation import Drawn, GenerationMetric
 from datamodules.batch import SUBTYPES
 from lightning_modules.core.histogram import wasserstein1
-
-GROUPS = (*SUBTYPES, "over_8mm", "all")
+from noduleforge.evaluation.groups import GROUPS, LARGE_MM
 
 
 class HistogramSums(Metric):
@@ -61,7 +61,7 @@ class HistogramSums(Metric):
         member = torch.cat(
             [
                 subtype == codes.unsqueeze(1),
-                (diameter_mm > 8).unsqueeze(0),
+                (diameter_mm > LARGE_MM).unsqueeze(0),
                 torch.ones_like(subtype, dtype=torch.bool).unsqueeze(0),
             ]
         ).double()
@@ -110,28 +110,38 @@ class HistogramFidelity(GenerationMetric):
     """How far synthetic nodules are from the histogram asked for, and how much they vary."""
 
     draws = 2
+    sums: HistogramSums | None = None
 
     @property
     def provenance(self) -> dict[str, str]:
         """How histograms are made."""
         return {"histogram": f"{len(self.centers)} soft bins inside the mask", "distance": "W1"}
 
-    def begin(self, module: Any) -> None:
-        """Begin anew."""
-        self.centers: Tensor = module.bin_centers
-        width = float(self.centers[1] - self.centers[0])
-        self.sums = HistogramSums(len(self.centers), width).to(module.device)
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
+        """Begin anew; the first synthesis says what the bins are."""
+        self.device, self.sums = device, None
 
     def update(self, drawn: Drawn) -> dict[str, Tensor]:
         """Add two samples of each nodule."""
-        requested = drawn.syntheses[0]["requested_histogram"]
-        generated = torch.stack([s["generated_histogram"] for s in drawn.syntheses[:2]])
+        if self.sums is None:
+            self.sums = self._sums_over(drawn.syntheses[0].bin_centers)
+        requested = drawn.syntheses[0].requested_histogram
+        generated = torch.stack([s.generated_histogram for s in drawn.syntheses[:2]])
         diameter = drawn.batch["attributes"]["diameter_mm"]
         self.sums.update(requested, generated, drawn.batch["subtype"], diameter)
         first, second = wasserstein1(requested, generated, self.sums.bin_width)
         spread = wasserstein1(generated[0], generated[1], self.sums.bin_width)
         return {"w1_first": first, "w1_second": second, "spread": spread}
 
+    def _sums_over(self, centers: Tensor) -> HistogramSums:
+        self.centers = centers.cpu()
+        width = float(self.centers[1] - self.centers[0])
+        return HistogramSums(len(self.centers), width).to(self.device)
+
     def compute(self) -> dict[str, float]:
         """Figures by group; see `HistogramSums`."""
+        # a process without nodules has seen no bins, but takes part in the sums
+        known = gather_rows([] if self.sums is None else [self.centers])
+        if self.sums is None:
+            self.sums = self._sums_over(known[0])
         return self.sums.compute()

@@ -3,17 +3,16 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from matplotlib.figure import Figure
 
 from callbacks.before_after import before_and_after, index_page
 from callbacks.writer import write_generator
-from datamodules.batch import NoduleBatch, Synthesis
+from datamodules.batch import NoduleBatch, Synthesis, Synthesizes
 from datamodules.insertion import (
     Edit,
     InsertionDataModule,
@@ -25,6 +24,9 @@ from datamodules.insertion import (
 )
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
@@ -75,7 +77,6 @@ class StudyWriter(Callback):
         self.edits: dict[str, list[Edit]] = {}
         self.rows = [*data.done, *(failure(name, why) for name, why in data.failed.items())]
         self.root = Path(trainer.default_root_dir)
-        self.checkpoint = Path(str(trainer.ckpt_path or "")).name
 
     def on_predict_batch_end(
         self,
@@ -88,7 +89,7 @@ class StudyWriter(Callback):
     ) -> None:
         """Keep what was synthesized, and write the studies that are complete."""
         synthesis: Synthesis = outputs
-        change = (synthesis["image"] - synthesis["background"]).float().cpu().numpy()
+        change = (synthesis.image - synthesis.background).float().cpu().numpy()
         for number, name in enumerate(batch["name"]):
             key = next(key for key, rows in self.waiting.items() if name in rows)
             row = self.waiting[key].pop(name)
@@ -100,7 +101,7 @@ class StudyWriter(Callback):
             )
             mask = batch["mask"][number, 0].cpu().numpy().astype(np.uint8)
             diameter = float(batch["attributes"]["diameter_mm"][number])
-            row = {**row, "diameter_mm": diameter, "evaluations": synthesis["evaluations"]}
+            row = {**row, "diameter_mm": diameter, "provenance": synthesis.provenance}
             self.edits.setdefault(key, []).append(Edit(row, volume, mask))
             if not self.waiting[key]:
                 self.rows += self.finish_or_fail(key, self.edits.pop(key))
@@ -110,7 +111,8 @@ class StudyWriter(Callback):
         requests = read_requests(self.data.requests)
         order = {str(name): n for n, name in enumerate(requests["name"])}
         self.rows.sort(key=lambda row: order.get(row["nodule_id"].removeprefix("synthetic-"), 0))
-        write_generator(self.root, trainer, pl_module, requests["shape_patient_id"].dropna())
+        shapes_of = requests["shape_patient_id"].dropna()
+        write_generator(self.root, cast(Synthesizes, pl_module).provenance, shapes_of)
         path = self.root / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -172,8 +174,8 @@ class StudyWriter(Callback):
             "diameter_mm": round(row["diameter_mm"], 2),
             **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", center, strict=False)},
             "seed": row["index"],
-            "evaluations": row["evaluations"],
-            "checkpoint": self.checkpoint,
+            "evaluations": row["provenance"].evaluations,
+            "checkpoint": row["provenance"].checkpoint,
             "status": INSERTED,
             "reason": "",
             "synthetic": "true",

@@ -1,19 +1,24 @@
 """A picture of synthetic nodules that a person can judge."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
+from callbacks.planes import plane_of
+from datamodules.batch import PLANES, SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.io.whole_files import written_whole
 
-PLANES = {3: ("axial", "coronal", "sagittal"), 2: ("radiograph",)}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lightning_modules.core.merging import SynthesizesWithAdapters
+
+VIEWS = {3: PLANES, 2: ("radiograph",)}
+"""What is shown of an image, by its rank."""
 
 
 class AdapterPicture(Callback):
@@ -43,12 +48,15 @@ class AdapterPicture(Callback):
         """Sample, draw and save."""
         if batch_idx or not trainer.is_global_zero:
             return
-        module: Any = pl_module
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+        module = cast("SynthesizesWithAdapters", pl_module)
         synthesis: Synthesis = outputs
-        images = {"background": synthesis["background"]}
+        images = {"background": synthesis.background}
         for title, strengths in self.columns.items():
             with module.using(strengths), trainer.precision_plugin.forward_context():
-                images[title] = module.sample(batch)["image"]
+                images[title] = module.sample(batch).image
         largest = batch["mask"].flatten(1).sum(1).argsort(descending=True)[: self.rows].tolist()
         with mpl.rc_context({"font.size": 8}):
             size = (1.3 * len(images), 1.3 * len(largest) + 0.5)
@@ -76,7 +84,7 @@ class NodulePicture(Callback):
 
     Args:
         per_subtype: nodules of each subtype, and of unknown subtype.
-        display: intensities shown as black and white; by default the range of the histograms.
+        display: intensities shown as black and white; by default the model's window.
     """
 
     def __init__(self, per_subtype: int = 2, display: tuple[float, float] | None = None) -> None:
@@ -85,8 +93,7 @@ class NodulePicture(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new picture."""
-        requested = getattr(pl_module, "histogram_conditioner", None) is not None
-        self.reference = "requested" if requested else "before"
+        self.reference, self.window = "before", (0.0, 1.0)
         codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE)
         self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in codes}
 
@@ -101,17 +108,20 @@ class NodulePicture(Callback):
     ) -> None:
         """Keep the first nodules of each subtype."""
         synthesis: Synthesis = outputs
+        self.window = synthesis.window
+        if "histogram" in synthesis.request:
+            self.reference = "requested"
         for row, code in enumerate(batch["subtype"].tolist()):
             kept = self.chosen.get(code, [])
             if len(kept) < self.per_subtype:
                 kept.append(
                     {
-                        "background": synthesis["background"][row, 0].float().cpu().numpy(),
-                        "image": synthesis["image"][row, 0].float().cpu().numpy(),
+                        "background": synthesis.background[row, 0].float().cpu().numpy(),
+                        "image": synthesis.image[row, 0].float().cpu().numpy(),
                         "mask": batch["mask"][row, 0].cpu().numpy(),
-                        "requested": synthesis["requested_histogram"][row].cpu().numpy(),
-                        "generated": synthesis["generated_histogram"][row].cpu().numpy(),
-                        "centers": synthesis["bin_centers"].cpu().numpy(),
+                        "requested": synthesis.requested_histogram[row].cpu().numpy(),
+                        "generated": synthesis.generated_histogram[row].cpu().numpy(),
+                        "centers": synthesis.bin_centers.cpu().numpy(),
                         "diameter": float(batch["attributes"]["diameter_mm"][row]),
                     }
                 )
@@ -124,10 +134,7 @@ class NodulePicture(Callback):
         rows = [(names[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
         if not rows:
             return
-        centers = rows[0][1]["centers"]
-        half = (centers[1] - centers[0]) / 2
-        display = self.display or (float(centers[0] - half), float(centers[-1] + half))
-        figure = draw_nodules(rows, display, self.reference)
+        figure = draw_nodules(rows, self.display or self.window, self.reference)
         path = f"{trainer.default_root_dir}/synthetic.png"
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=110)
@@ -136,7 +143,7 @@ class NodulePicture(Callback):
 
 def draw_nodules(
     rows: list[tuple[str, dict[str, Any]]], display: tuple[float, float], reference: str
-) -> Figure:
+) -> "Figure":
     """One row for each nodule: its background with the mask, the synthetic image, histograms.
 
     Args:
@@ -144,7 +151,10 @@ def draw_nodules(
         display: intensities shown as black and white.
         reference: what the histogram beside the generated one is.
     """
-    planes = PLANES[rows[0][1]["image"].ndim]
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    planes = VIEWS[rows[0][1]["image"].ndim]
     columns = 2 * len(planes) + 1
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(1.6 * columns + 1.4, 1.75 * len(rows) + 0.5), layout="constrained")
@@ -158,9 +168,9 @@ def draw_nodules(
             for k, plane in enumerate(planes):
                 for offset, name in ((0, "background"), (len(planes), "image")):
                     axes = line[k + offset]
-                    _show(axes, _slice(nodule[name], k, center), display)
+                    _show(axes, plane_of(nodule[name], k, center), display)
                     if offset == 0:
-                        outline = _slice(nodule["mask"], k, center)
+                        outline = plane_of(nodule["mask"], k, center)
                         axes.contour(outline, [0.5], colors="tab:orange", linewidths=0.8)
                     if number == 0:
                         axes.set_title(f"{'background' if offset == 0 else 'synthetic'}, {plane}")
@@ -169,22 +179,14 @@ def draw_nodules(
     return figure
 
 
-def _slice(volume: np.ndarray, axis: int, center: list[int]) -> np.ndarray:
-    if volume.ndim == 2:
-        return volume
-    plane: np.ndarray = np.take(volume, center[axis], axis)
-    # z runs upwards in coronal and sagittal planes
-    return plane if axis == 0 else plane[::-1]
-
-
-def _show(axes: Axes, image: np.ndarray, display: tuple[float, float]) -> None:
+def _show(axes: "Axes", image: np.ndarray, display: tuple[float, float]) -> None:
     axes.imshow(image, cmap="gray", vmin=display[0], vmax=display[1], interpolation="bilinear")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def _histograms(
-    axes: Axes, nodule: dict[str, Any], reference: str, legend: bool, axis: bool
+    axes: "Axes", nodule: dict[str, Any], reference: str, legend: bool, axis: bool
 ) -> None:
     centers = nodule["centers"]
     width = centers[1] - centers[0]

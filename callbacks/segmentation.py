@@ -1,41 +1,23 @@
 """How well nodules are outlined."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from callbacks.distributed import gather_cases
-from callbacks.scores import interval, mean_estimate
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from datamodules.io.whole_files import written_whole
+from noduleforge.evaluation.segmentation import TABLE, by_group, dice
 
-SIZES_MM = {"up to 8 mm": (0.0, 8.0), "8 to 15 mm": (8.0, 15.0), "over 15 mm": (15.0, np.inf)}
-"""Groups by diameter, the lower end left out: Fleischner's 8 mm, and larger ones."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 12
 """How many nodules are drawn."""
-
-
-def dice(found: Tensor, truth: Tensor) -> Tensor:
-    """Dice coefficient 2 |A and B| / (|A| + |B|) of each of a batch (Dice 1945), 0 to 1.
-
-    Args:
-        found: `(B, ...)`, 1 inside and 0 elsewhere.
-        truth: `(B, ...)`; not empty.
-
-    Returns:
-        `(B,)`.
-    """
-    one, other = found.flatten(1).double(), truth.flatten(1).double()
-    return 2 * (one * other).sum(1) / (one.sum(1) + other.sum(1))
 
 
 class SegmentationMetrics(Callback):
@@ -60,7 +42,7 @@ class SegmentationMetrics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Measure a batch, and keep the middle slices."""
-        values = dice(outputs, batch["mask"]).tolist()
+        values = dice(outputs.cpu().numpy(), batch["mask"].cpu().numpy()).tolist()
         for row, value in enumerate(values):
             code = int(batch["subtype"][row])
             arrays = (batch["image"][row, 0], batch["mask"][row, 0], outputs[row, 0])
@@ -84,8 +66,8 @@ class SegmentationMetrics(Callback):
         means = by_group(table)
         root = Path(trainer.default_root_dir)
         of_nodules = table.drop(columns="slices")
-        for file, content in (("segmentation", of_nodules), ("dice", means)):
-            with written_whole(root / f"{file}.csv") as temporary:
+        for file, content in ((TABLE, of_nodules), ("dice.csv", means)):
+            with written_whole(root / file) as temporary:
                 content.to_csv(temporary, index=False)
         with written_whole(root / "outlines.png") as temporary:
             outlines(table.nsmallest(SHOWN, "dice")).savefig(temporary, dpi=110)
@@ -97,25 +79,11 @@ def _middle(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.ndim == 2 else array[len(array) // 2]
 
 
-def by_group(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of all, by subtype and by size: `group`, `nodules`, `dice`, `low`, `high`."""
-    groups = {"all": pd.Series(True, table.index)}
-    groups |= {name: table["subtype"] == name for name in SUBTYPES}
-    for name, (low, high) in SIZES_MM.items():
-        groups[name] = (table["diameter_mm"] > low) & (table["diameter_mm"] <= high)
-    rows = []
-    for name, chosen in groups.items():
-        part = table[chosen]
-        if len(part):
-            found = mean_estimate(part["dice"].to_numpy(), part["patient_id"].to_list())
-            low, high = interval(found.draws)
-            row = {"group": name, "nodules": len(part), "dice": part["dice"].mean()}
-            rows.append({**row, "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def outlines(table: pd.DataFrame) -> Figure:
+def outlines(table: pd.DataFrame) -> "Figure":
     """The nodules of a table side by side, with the true outline and the answer's."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     columns = min(6, len(table))
     lines = -(-len(table) // columns)
     with mpl.rc_context({"font.size": 8}):

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning import LightningModule, Trainer
@@ -12,12 +12,18 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.distributed import gather_rows
 from callbacks.generation import code_version
-from datamodules.base import patient_key
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
+from datamodules.batch import (
+    SUBTYPES,
+    UNKNOWN_SUBTYPE,
+    NoduleBatch,
+    Provenance,
+    Synthesis,
+    Synthesizes,
+)
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
-from datamodules.lidc import RATINGS
-from datamodules.real_and_synthetic import GENERATOR
+from datamodules.patients import GENERATOR, patient_key
+from datamodules.ratings import RATINGS
 
 COLUMNS = (
     *("nodule_id", "patient_id", "image", "mask", "subtype", "diameter_mm"),
@@ -25,9 +31,7 @@ COLUMNS = (
 )
 
 
-def write_generator(
-    folder: Path, trainer: Trainer, module: Any, shapes_of: Iterable[str] = ()
-) -> None:
+def write_generator(folder: Path, provenance: Provenance, shapes_of: Iterable[str] = ()) -> None:
     """Write which checkpoint synthesized, and the keys of all patients that it was trained on.
 
     `RealAndSyntheticDataModule` refuses nodules of a generator that has seen patients of the test
@@ -35,14 +39,13 @@ def write_generator(
 
     Args:
         folder: where to write.
-        trainer: that synthesizes.
-        module: that it synthesizes with.
+        provenance: of the synthetic nodules.
         shapes_of: patients whose nodules' outlines were asked for: these show something of them.
     """
     facts = {
-        "checkpoint": Path(str(trainer.ckpt_path or module.init_from)).name,
+        "checkpoint": provenance.checkpoint,
         "code": code_version(),
-        "training_patients": sorted({*module.patients, *map(patient_key, shapes_of)}),
+        "training_patients": sorted({*provenance.training_patients, *map(patient_key, shapes_of)}),
     }
     with written_whole(folder / GENERATOR) as temporary:
         temporary.write_text(json.dumps(facts, indent=1))
@@ -70,12 +73,12 @@ class NiftiWriter(Callback):
     ) -> None:
         """Write a batch."""
         synthesis: Synthesis = outputs
-        request = synthesis["request"]
+        request = synthesis.request
         folder = f"{trainer.default_root_dir}/synthetic"
         for row, name in enumerate(request["name"]):
             nodule_id, code = f"synthetic-{name}", int(request["subtype"][row])
             files = {
-                "image": (synthesis["image"], np.int16),
+                "image": (synthesis.image, np.int16),
                 "mask": (request["mask"], np.uint8),
             }
             for kind, (values, dtype) in files.items():
@@ -97,8 +100,8 @@ class NiftiWriter(Callback):
                     "mask": f"masks/{nodule_id}.nii.gz",
                     "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
                     "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
-                    "seed": synthesis["seed"],
-                    "evaluations": synthesis["evaluations"],
+                    "seed": synthesis.provenance.seed,
+                    "evaluations": synthesis.provenance.evaluations,
                     "synthetic": "true",
                     # those of the nodule that was asked for, where they are known
                     **{
@@ -115,7 +118,7 @@ class NiftiWriter(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "synthetic"
-        write_generator(folder, trainer, pl_module)
+        write_generator(folder, cast(Synthesizes, pl_module).provenance)
         path = folder / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

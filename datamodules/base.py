@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, Te
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.volumes import binarize
 from datamodules.latents import LatentCache
+from datamodules.patients import patient_key
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -218,15 +219,6 @@ def check_fractions(fractions: Sequence[float]) -> None:
             "three numbers of at least 0 that sum to 1"
         )
         raise ValueError(message)
-
-
-UNKNOWN_PATIENTS = "unknown"
-"""Stands, among the keys of patients, for those of weights that do not say what they have seen."""
-
-
-def patient_key(patient_id: str) -> str:
-    """Stands for a patient in a checkpoint: 16 hex digits of a SHA-256."""
-    return sha256("patient", patient_id)[:16]
 
 
 def hold_nothing_out(source: Any) -> None:

@@ -1,15 +1,23 @@
-"""The contract between data and models: what a batch of nodules holds, in which units."""
+"""The contract between data, models and callbacks: what is handed over, in which units."""
 
-from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SUBTYPES = ("solid", "part-solid", "ground-glass")
 """Nodule subtypes in the order of the integer codes of `NoduleBatch.subtype`."""
 
 UNKNOWN_SUBTYPE = -1
 """Code of a nodule whose subtype is not known."""
+
+PLANES = ("axial", "coronal", "sagittal")
+"""Planes of a volume, across its axes z, y and x."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +91,39 @@ class NoduleBatch(TypedDict):
     context: NotRequired[Tensor]
 
 
-class Synthesis(TypedDict):
-    """Synthetic nodules as `NoduleDiffusion.sample` returns them, in physical units.
+@dataclass(frozen=True)
+class Provenance:
+    """Where synthetic nodules come from.
+
+    Attributes:
+        checkpoint: file name of the weights; empty for weights in training.
+        seed: the seed that, with `request["index"]`, fixes every sample.
+        evaluations: network evaluations spent on each sample.
+        training_patients: keys (`datamodules.patients.patient_key`) of everybody of whom the
+            weights have seen something.
+    """
+
+    checkpoint: str
+    seed: int
+    evaluations: int
+    training_patients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Synthetic nodules, in physical units.
 
     Attributes:
         image: `(B, 1, *spatial)` float32; the background with the synthetic nodule.
         background: `(B, 1, *spatial)` float32; the image that the nodule was put into.
-        request: the batch that was asked for: mask, subtype, geometry, names.
-        requested_histogram: `(B, bins)` float32; the intensity histogram asked for.
+        request: the batch that was asked for: mask, subtype, geometry, names; `histogram` is in it
+            only if one was asked for.
+        requested_histogram: `(B, bins)` float32; the intensity histogram asked for, or that of the
+            background inside the mask; no bins where the model has no histograms.
         generated_histogram: `(B, bins)` float32; the one that `image` has inside the mask.
         bin_centers: `(bins,)` float32; centres of the histograms' bins, in image units.
-        seed: the seed that, with `request["index"]`, fixes every sample.
-        evaluations: network evaluations spent on each sample.
+        window: intensities that the model maps to -1 and 1; infinite where it maps none.
+        provenance: where the nodules come from.
     """
 
     image: Tensor
@@ -103,5 +132,73 @@ class Synthesis(TypedDict):
     requested_histogram: Tensor
     generated_histogram: Tensor
     bin_centers: Tensor
-    seed: int
-    evaluations: int
+    window: tuple[float, float]
+    provenance: Provenance
+
+    def to(self, device: torch.device | str) -> Synthesis:
+        """The same on another device; Lightning asks this of what it collects."""
+        from torch import Tensor
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: moved(part) for name, part in value.items()}
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(
+            self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)}
+        )
+
+
+class Synthesizes(Protocol):
+    """A model that puts synthetic nodules into images; all that callbacks know of it."""
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Intensities that the model maps to -1 and 1; infinite where it maps none."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where what it synthesizes comes from, with the seed of its settings."""
+
+    def sample(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
+        """Synthesize a nodule in each image of a batch.
+
+        Args:
+            batch: images, masks and conditions.
+            seed: overrides the seed of the model's settings.
+        """
+
+
+class Classification(NamedTuple):
+    """What a classifier says of nodules, and what is known of them.
+
+    Attributes:
+        characteristics: names of what it tells.
+        labels: `(B, characteristics)`; 1, 0, or NaN where it is not known.
+        probabilities: `(B, characteristics)`, for which both answers weigh alike.
+        calibrated: `(B, characteristics)`, at the prevalence among real training nodules.
+    """
+
+    characteristics: tuple[str, ...]
+    labels: Tensor
+    probabilities: Tensor
+    calibrated: Tensor
+
+
+class Detection(NamedTuple):
+    """What is found on images; logits or probabilities.
+
+    Attributes:
+        nodule: `(B,)`, that there is a nodule on the image.
+        pixels: `(B, 1, H, W)`, that a pixel is in one.
+    """
+
+    nodule: Tensor
+    pixels: Tensor
+
+
+class Detects(Protocol):
+    """A model that finds nodules on images; all that callbacks know of it."""
+
+    def detect(self, image: Tensor) -> Detection:
+        """Probabilities, float32, of images `(B, 1, H, W)` in physical units."""

@@ -21,8 +21,9 @@ from datamodules.base import (
 )
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
+from datamodules.patients import GENERATOR
 from datamodules.radiographs import RadiographDataModule, RadiographDataset
-from datamodules.real_and_synthetic import GENERATOR, check_generator, draw
+from datamodules.real_and_synthetic import check_generator, draw
 from datamodules.superimposed import SuperimposedDataset
 
 COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}

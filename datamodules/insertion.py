@@ -33,7 +33,8 @@ from datamodules.io.volumes import (
     resample_mask,
     write_volume,
 )
-from datamodules.lidc import AIR_HU, RATINGS, check_hu
+from datamodules.lidc import AIR_HU, check_hu
+from datamodules.ratings import RATINGS
 
 Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
 """For each nodule's name the box of the study that it lies in, and its mask there."""

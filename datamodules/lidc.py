@@ -25,21 +25,9 @@ from datamodules.base import (
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
 from datamodules.io.dicom import read_study, read_study_grid
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
+from datamodules.ratings import RATINGS, subtype_of
 
 REQUIRED = ("nodule_id", "patient_id", "image", "mask")
-
-RATINGS = {
-    "subtlety": (1, 5),
-    "internal_structure": (1, 4),
-    "calcification": (1, 6),
-    "sphericity": (1, 5),
-    "margin": (1, 5),
-    "lobulation": (1, 5),
-    "spiculation": (1, 5),
-    "texture": (1, 5),
-    "malignancy": (1, 5),
-}
-"""LIDC's ratings and the ends of their scales."""
 
 AIR_HU = -1000
 """What lies outside an image."""
@@ -141,28 +129,6 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
             for row in table[bad].itertuples()
         ]
     raise_together(errors)
-
-
-def subtype_of(texture: float, ground_glass_max: float = 2.0, solid_min: float = 4.5) -> int:
-    """Return the subtype that a mean LIDC texture stands for.
-
-    LIDC's texture is 1 for ground glass, 3 for part-solid and 5 for solid; it is the mean over up
-    to four readers. Up to 2 ground glass outweighs the rest. For a mean of 4.5 at least half of
-    the readers must have said 5, so solid is what most call solid.
-
-    Args:
-        texture: 1 to 5; NaN where unknown.
-        ground_glass_max: up to this the nodule is ground-glass.
-        solid_min: from this on it is solid; between the two it is part-solid.
-
-    Returns:
-        A position in `SUBTYPES`, or `UNKNOWN_SUBTYPE`.
-    """
-    if np.isnan(texture):
-        return UNKNOWN_SUBTYPE
-    if texture <= ground_glass_max:
-        return SUBTYPES.index("ground-glass")
-    return SUBTYPES.index("solid" if texture >= solid_min else "part-solid")
 
 
 def every_subtype(table: pd.DataFrame) -> pd.DataFrame:

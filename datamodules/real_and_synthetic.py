@@ -11,17 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.base import (
-    UNKNOWN_PATIENTS,
-    NoduleDataModule,
-    NoduleDataset,
-    hold_nothing_out,
-    patient_key,
-)
+from datamodules.base import NoduleDataModule, NoduleDataset, hold_nothing_out
 from datamodules.batch import SUBTYPES, NoduleBatch, Roi
-
-GENERATOR = "generator.json"
-"""Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
+from datamodules.patients import GENERATOR, UNKNOWN_PATIENTS, patient_key
 
 Part = tuple[NoduleDataset, Sequence[int]]
 """A dataset and which of its nodules are meant."""

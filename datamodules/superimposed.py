@@ -1,7 +1,7 @@
 """Real nodules of CT projected into real radiographs, with the labels that radiographs lack."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,8 @@ from datamodules.base import Split, raise_together, sha256, split_by_patient
 from datamodules.io.radiographs import lung_point, read_lungs
 from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
 from datamodules.lidc import read_table
-from datamodules.radiographs import (
-    RadiographDataModule,
-    RadiographDataset,
-)
+from datamodules.radiographs import RadiographDataModule, RadiographDataset
+from datamodules.ratings import CHARACTERISTICS, characteristics
 
 LUNG_HU = -850.0
 """Lung around a nodule, where a patch shows none."""
@@ -27,42 +25,6 @@ LUNG_HU = -850.0
 CONTRAST = {1: 0.08, 2: 0.13, 3: 0.19, 4: 0.26, 5: 0.34}
 """By subtlety: how much brighter a ball of soft tissue is in its middle, as a share of the
 radiograph's range of grey (1st to 99th percentile)."""
-
-CHARACTERISTICS = ("subtlety", "calcified", "irregular", "inhomogeneous")
-
-
-def characteristics(ratings: Mapping[Any, Any]) -> dict[str, float]:
-    """What paper A (Singh et al., MIDL 2026) labels, from LIDC's mean ratings.
-
-    `calcified`: calcification up to 5 (6 is absent, up to 5.5 is left open). `irregular`: 1 where
-    the margin is at most 2, or spiculation or lobulation at least 4; 0 where the margin is at least
-    4 and both others at most 2. `inhomogeneous`: 1 for a texture up to 4, 0 for 5.
-
-    Args:
-        ratings: LIDC's, NaN where unknown.
-
-    Returns:
-        `subtlety` (1 to 5) and the three others: 1, 0 or NaN where it cannot be told.
-    """
-    calcification, margin, spiculation, lobulation, texture = (
-        float(ratings.get(name, np.nan))
-        for name in ("calcification", "margin", "spiculation", "lobulation", "texture")
-    )
-    calcified = irregular = inhomogeneous = np.nan
-    if calcification <= 5 or calcification > 5.5:
-        calcified = float(calcification <= 5)
-    if margin <= 2 or spiculation >= 4 or lobulation >= 4:
-        irregular = 1.0
-    elif margin >= 4 and spiculation <= 2 and lobulation <= 2:
-        irregular = 0.0
-    if texture <= 4 or texture == 5:
-        inhomogeneous = float(texture <= 4)
-    return {
-        "subtlety": float(ratings.get("subtlety", np.nan)),
-        "calcified": calcified,
-        "irregular": irregular,
-        "inhomogeneous": inhomogeneous,
-    }
 
 
 def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

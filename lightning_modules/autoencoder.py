@@ -18,7 +18,7 @@ from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
 from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.core.schedule import training_steps, warmup_cosine
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.core.window import IntensityWindow
 
 
 class Autoencoder(LightningModule):

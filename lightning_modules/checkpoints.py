@@ -4,18 +4,18 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from datamodules.base import UNKNOWN_PATIENTS
 from datamodules.io.whole_files import written_whole
+from datamodules.patients import UNKNOWN_PATIENTS
 from lightning_modules.core.adapters import load_base
+from lightning_modules.core.checkpoint_files import part_of, read_checkpoint
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.core.window import IntensityWindow
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -69,7 +69,7 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[s
         raise ValueError(message)
     sizes = "model.codec: give it the channels, latent_channels and num_res_blocks of stage 1"
     with _fitting(path, sizes):
-        codec.load_state_dict(_part(checkpoint, "codec."))
+        codec.load_state_dict(part_of(checkpoint, "codec."))
     return patients_of(checkpoint)
 
 
@@ -94,7 +94,7 @@ def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> N
     check_facts(checkpoint.get("noduleforge", {}), facts)
     sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
     with _fitting(path, sizes):
-        load_base(denoiser, _part(checkpoint, "ema.module."))
+        load_base(denoiser, part_of(checkpoint, "ema.module."))
 
 
 def check_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -110,36 +110,6 @@ def check_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
                 f"{value}: set it to the checkpoint's value."
             )
             raise ValueError(message)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, read without running anything that it may hold.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint.
-    """
-    if not Path(path).is_file():
-        message = f"The checkpoint {path} is not a file: train it first, or correct the path."
-        raise FileNotFoundError(message)
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        checkpoint["state_dict"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        message = (
-            f"The file {path} is no checkpoint or is cut short: copy it again, or train it again."
-        )
-        raise ValueError(message) from error
-    return checkpoint
-
-
-def _part(checkpoint: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The weights of one module, by its own names."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
 
 
 @contextmanager

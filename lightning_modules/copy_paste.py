@@ -1,6 +1,8 @@
 """The baseline that needs no model: real nodules in other places."""
 
-from typing import Any, cast
+import math
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from lightning import LightningModule
 from torch.utils.data import default_collate
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Provenance, Synthesis
 from lightning_modules.core.inpainting import feather, paste
 
 
@@ -28,7 +30,6 @@ class CopyPaste(LightningModule):
     def __init__(self, margin_voxels: int = 3, seed: int = 0) -> None:
         super().__init__()
         self.margin_voxels, self.seed = margin_voxels, seed
-        self.init_from = "copy-paste"
         self.patients: set[str] = set()
 
     def on_predict_start(self) -> None:
@@ -36,13 +37,28 @@ class CopyPaste(LightningModule):
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         self.donors, self.patients = data.datasets["train"], data.training_patients
 
-    def donor(self, index: int, patient: str) -> NoduleBatch:
+    @property
+    def window(self) -> tuple[float, float]:
+        """No intensity is mapped."""
+        return -math.inf, math.inf
+
+    @property
+    def provenance(self) -> Provenance:
+        """No weights, and all donors' patients."""
+        return Provenance("copy-paste", self.seed, 0, tuple(sorted(self.patients)))
+
+    def donor(self, index: int, patient: str, seed: int) -> NoduleBatch:
         """The nodule that replaces the one with this index.
+
+        Args:
+            index: of the nodule that is replaced.
+            patient: of whom the donor must not be.
+            seed: of the choice.
 
         Raises:
             ValueError: If all training nodules are of this patient.
         """
-        order = np.random.default_rng((self.seed, index)).permutation(len(self.donors))
+        order = np.random.default_rng((seed, index)).permutation(len(self.donors))
         rows = self.donors.table["patient_id"].tolist()
         for k in order.tolist():
             if rows[k // self.donors.augmented_copies] != patient:
@@ -52,21 +68,35 @@ class CopyPaste(LightningModule):
         )
         raise ValueError(message)
 
-    def predict_step(self, batch: NoduleBatch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
         """The batch's images with other nodules, as `NiftiWriter` writes them."""
+        return self.sample(batch)
+
+    def sample(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
+        """Put a donor in the place of each nodule of the batch.
+
+        Args:
+            batch: images and masks.
+            seed: overrides the seed of the settings.
+        """
+        seed = self.seed if seed is None else seed
         chosen = [
-            self.donor(index, patient)
+            self.donor(index, patient, seed)
             for index, patient in zip(batch["index"].tolist(), batch["patient_id"], strict=True)
         ]
         donors: NoduleBatch = default_collate(chosen)
         image, mask = (donors[key].to(self.device) for key in ("image", "mask"))
         weight = feather(torch.maximum(mask, batch["mask"]), self.margin_voxels)
-        request = {**batch, "mask": mask}
-        request |= {key: donors[key] for key in ("subtype", "attributes")}
-        return {
-            "image": paste(batch["image"], image, weight),
-            "background": batch["image"],
-            "request": request,
-            "seed": self.seed,
-            "evaluations": 0,
-        }
+        request: NoduleBatch = {**batch, "mask": mask}
+        request["subtype"], request["attributes"] = donors["subtype"], donors["attributes"]
+        no_bins = torch.zeros(len(chosen), 0, device=self.device)
+        return Synthesis(
+            image=paste(batch["image"], image, weight),
+            background=batch["image"],
+            request=request,
+            requested_histogram=no_bins,
+            generated_histogram=no_bins,
+            bin_centers=no_bins[0],
+            window=self.window,
+            provenance=replace(self.provenance, seed=seed),
+        )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch
+from datamodules.batch import Detection, NoduleBatch
 from lightning_modules.downstream import DownstreamModule
 
 STRIDE = 32
@@ -28,18 +28,6 @@ PRIOR = 0.01
 FOCAL = {"alpha": 0.5, "gamma": 2.0}
 """Of the focal loss: the weight of pixels in nodules against all others, and how much less pixels
 count that are right already."""
-
-
-class Detection(NamedTuple):
-    """What is found on images; logits or probabilities.
-
-    Attributes:
-        nodule: `(B,)`, that there is a nodule on the image.
-        pixels: `(B, 1, H, W)`, that a pixel is in one.
-    """
-
-    nodule: Tensor
-    pixels: Tensor
 
 
 class NoduleDetector(DownstreamModule):

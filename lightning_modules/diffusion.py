@@ -1,7 +1,7 @@
 """Stage 2: latent diffusion of nodules, whatever the modality."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch, Roi, Synthesis
+from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
 from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser, patients_of
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import (
@@ -128,6 +128,7 @@ class NoduleDiffusion(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.seed = warmup_steps, seed
         self.patients: set[str] = set()
+        self.checkpoint = ""  # file name of the weights, unless they are in training
 
     @property
     def margin_voxels(self) -> int:
@@ -174,6 +175,8 @@ class NoduleDiffusion(LightningModule):
         resumed = self.trainer.ckpt_path is not None
         if not resumed:
             self.load_weights()
+        self.patients |= data.training_patients
+        self.checkpoint = ""
         if data.cache_dir is not None:
             report = data.cache_latents(
                 self.encode,
@@ -335,8 +338,11 @@ class NoduleDiffusion(LightningModule):
 
     def on_test_start(self) -> None:
         """Take the weights of `init_from` where there is neither training nor a checkpoint."""
-        if self.init_from is not None and not self.codec.is_measured:
+        if self.trainer.ckpt_path is not None:
+            self.checkpoint = Path(self.trainer.ckpt_path).name
+        elif self.init_from is not None and not self.codec.is_measured:
             self.load_weights()
+            self.checkpoint = Path(self.init_from).name
             self.ema.module.load_state_dict(self.denoiser.state_dict())
 
     on_predict_start = on_test_start
@@ -399,6 +405,18 @@ class NoduleDiffusion(LightningModule):
                 return conditioner
         return None
 
+    @property
+    def window(self) -> tuple[float, float]:
+        """Intensities that are mapped to -1 and 1."""
+        return self.head.window.low, self.head.window.high
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where synthetic nodules come from."""
+        sampling = self.sampling
+        patients = tuple(sorted(self.patients))
+        return Provenance(self.checkpoint, sampling.seed, sampling.evaluations, patients)
+
     @torch.no_grad()
     def sample(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
         """Synthesize a nodule in each image of the batch, with the averaged weights.
@@ -438,8 +456,8 @@ class NoduleDiffusion(LightningModule):
             requested_histogram=requested,
             generated_histogram=generated,
             bin_centers=self.bin_centers,
-            seed=seed,
-            evaluations=settings.evaluations,
+            window=self.window,
+            provenance=replace(self.provenance, seed=seed),
         )
 
     def _predictor(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:

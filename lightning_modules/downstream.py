@@ -8,7 +8,7 @@ from lightning import LightningModule
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Roi
 from lightning_modules.core.schedule import training_steps, warmup_cosine
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.core.window import IntensityWindow
 
 
 class DownstreamModule(LightningModule):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from callbacks.scores import interval, seed_weights
 from datamodules.io.volumes import read_volume
 from datamodules.io.whole_files import written_whole
-from noduleforge.runs import GENERATION, Measured, by_arm, measured
+from noduleforge.evaluation.bootstrap import interval, seed_weights
+from noduleforge.evaluation.runs import GENERATION, Measured, by_arm, measured
 
 
 def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison")) -> None:

@@ -15,8 +15,8 @@ from datamodules.base import sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
 from datamodules.io.whole_files import written_whole
-from datamodules.lidc import RATINGS, check_hu, read_table, subtype_of
-from datamodules.superimposed import characteristics
+from datamodules.lidc import check_hu, read_table
+from datamodules.ratings import RATINGS, characteristics, subtype_of
 
 UNKNOWN = "unknown"
 DIAMETER_MM = (3.0, 30.0)

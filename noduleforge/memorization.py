@@ -1,67 +1,48 @@
 """Are synthetic nodules copies of training nodules? The nearest ones, in voxels and in features."""
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
-from callbacks.features import FeatureExtractor
-from callbacks.scores import interval, patient_weights
 from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, hold_nothing_out
 from datamodules.io.whole_files import written_whole
-from datamodules.real_and_synthetic import GENERATOR, check_generator
+from datamodules.patients import GENERATOR
+from datamodules.real_and_synthetic import check_generator
+from lightning_modules.core.features import FeatureExtractor
+from noduleforge.evaluation.memorization import draw, summarize
+from noduleforge.nearest import (
+    Found,
+    Nodules,
+    VoxelDistances,
+    aligned,
+    embed,
+    exact,
+    flips_of,
+    nearest,
+    region,
+    view,
+)
 
-CONVOLVE = {2: F.conv2d, 3: F.conv3d}
-
-SPACES = {"voxels": "root mean square difference", "features": "Euclidean distance"}
-QUANTILE = 0.05
-"""A synthetic nodule is near if so few held-out real ones are as near to a training nodule."""
-
-BATCH = 64
-"""How many images are worked on at once."""
-
-
-class Nodules(NamedTuple):
-    """Nodules to be compared.
-
-    Attributes:
-        images: `(N, *spatial)` in physical units, an odd number of voxels along each axis, so that
-            they can be flipped about the nodule's centre.
-        masks: `(N, *spatial)`, 1 inside the nodule.
-        names: identifiers.
-        patients: whose image each is in.
-    """
-
-    images: Tensor
-    masks: Tensor
-    names: list[str]
-    patients: list[str]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-class Found(NamedTuple):
-    """The training nodule that is nearest.
+class Sets(NamedTuple):
+    """What is compared.
 
     Attributes:
-        distance: in the units of the space.
-        number: which training nodule.
-        flips: the axes along which the query is flipped.
-        shift: voxels by which the query, flipped, is then shifted along each axis; empty for
-            features.
+        training: real nodules that the generator may have seen, with a margin around the ROI.
+        queries: by kind, `synthetic` and `held-out`, the nodules that are looked for among them.
+        roi_size: voxels of the ROI along each axis.
     """
 
-    distance: float
-    number: int
-    flips: tuple[int, ...]
-    shift: tuple[int, ...]
+    training: Nodules
+    queries: dict[str, Nodules]
+    roi_size: tuple[int, ...]
 
 
 def memorization(
@@ -108,6 +89,33 @@ def memorization(
     if not window[0] < window[1]:
         message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
+    sets = read_sets(real, synthetic, shift_voxels)
+    table, closest = find_nearest(sets, features, window, shift_voxels)
+    summary = summarize(table)
+    for name, content in (("distances", table), ("summary", summary)):
+        with written_whole(out / f"{name}.csv") as path:
+            content.to_csv(path, index=False, float_format="%.6g")
+    with written_whole(out / "distances.png") as path:
+        draw(table).savefig(path, dpi=110)
+    with written_whole(out / "closest_pairs.png") as path:
+        shown = side_by_side(closest[:pairs], sets.queries["synthetic"], sets.training)
+        shown.savefig(path, dpi=110)
+    print(summary.to_string(index=False, float_format="{:.3g}".format))
+
+
+def read_sets(real: NoduleDataModule, synthetic: NoduleDataModule, margin: int) -> Sets:
+    """Read what is compared.
+
+    Args:
+        real: the real data set; its training split is looked through, its test split held out.
+        synthetic: the synthetic nodules, of all splits.
+        margin: voxels to be read beyond the ROI of training nodules on every side.
+
+    Raises:
+        FileNotFoundError: If data are missing.
+        ValueError: If a set is empty, ROIs differ, a nodule has no mask, or the generator has seen
+            patients of the test split.
+    """
     real.setup()
     hold_nothing_out(synthetic)
     synthetic.setup()
@@ -122,11 +130,69 @@ def memorization(
     settings: Any = synthetic
     if (generator := Path(settings.root) / GENERATOR).is_file():
         check_generator(generator, {"test": real.datasets["test"]})
-    training = read([real.datasets["train"]], "training", shift_voxels)
-    queries = {
-        "synthetic": read([synthetic.datasets[split] for split in SPLITS], "synthetic"),
-        "held-out": read([real.datasets["test"]], "held-out"),
-    }
+    return Sets(
+        read([real.datasets["train"]], "training", margin),
+        {
+            "synthetic": read([synthetic.datasets[split] for split in SPLITS], "synthetic"),
+            "held-out": read([real.datasets["test"]], "held-out"),
+        },
+        roi,
+    )
+
+
+def read(datasets: Iterable[NoduleDataset], kind: str, margin: int = 0) -> Nodules:
+    """All nodules of data sets, not augmented.
+
+    Args:
+        datasets: of one ROI.
+        kind: what they are called in messages.
+        margin: voxels to be read beyond the ROI on every side.
+
+    Raises:
+        ValueError: If there is none, or one has no mask.
+    """
+    places = [(dataset, k) for dataset in datasets for k in range(len(dataset.subtypes))]
+    if not places:
+        message = f"There is no {kind} nodule: check the data's folder, select and fractions"
+        raise ValueError(message)
+    items = [
+        dataset.read(k, [2 * (n // 2 + margin) + 1 for n in dataset.roi_size])
+        for dataset, k in tqdm(places, desc=kind, unit="nodule")
+    ]
+    for item in items:
+        if not item["mask"].any():
+            message = f"The {kind} nodule {item['name']} has an empty mask: give nodules with masks"
+            raise ValueError(message)
+    return Nodules(
+        torch.stack([item["image"][0] for item in items]),
+        torch.stack([item["mask"][0] for item in items]),
+        [str(item["name"]) for item in items],
+        [str(item["patient_id"]) for item in items],
+    )
+
+
+def find_nearest(
+    sets: Sets,
+    features: FeatureExtractor | None,
+    window: tuple[float, float],
+    shift_voxels: int,
+) -> tuple[pd.DataFrame, list[tuple[int, Found]]]:
+    """Find the training nodules that are nearest.
+
+    Args:
+        sets: what is compared.
+        features: a feature network, or none.
+        window: intensities that the network sees as 0 and 1.
+        shift_voxels: greatest shift of a training nodule; the margin of `sets.training`.
+
+    Returns:
+        The table of `distances.csv`, and which synthetic nodules are nearest in voxels, from the
+        nearest on, with what was found for them.
+
+    Raises:
+        ValueError: If a nodule has no training nodule of another patient.
+    """
+    training, queries, roi = sets
     rows: list[dict[str, Any]] = []
     found: dict[str, list[Found]] = {}
     by_voxels = VoxelDistances(training.images, shift_voxels)
@@ -166,216 +232,17 @@ def memorization(
                 if space == "voxels":
                     found.setdefault(kind, []).append(best)
             rows.append(row)
-    table = pd.DataFrame(rows)
-    summary = summarize(table)
-    for name, content in (("distances", table), ("summary", summary)):
-        with written_whole(out / f"{name}.csv") as path:
-            content.to_csv(path, index=False, float_format="%.6g")
-    with written_whole(out / "distances.png") as path:
-        draw(table).savefig(path, dpi=110)
-    with written_whole(out / "closest_pairs.png") as path:
-        closest = sorted(enumerate(found["synthetic"]), key=lambda item: item[1].distance)[:pairs]
-        side_by_side(closest, queries["synthetic"], training).savefig(path, dpi=110)
-    print(summary.to_string(index=False, float_format="{:.3g}".format))
+    closest = sorted(enumerate(found["synthetic"]), key=lambda item: item[1].distance)
+    return pd.DataFrame(rows), closest
 
 
-def read(datasets: Iterable[NoduleDataset], kind: str, margin: int = 0) -> Nodules:
-    """All nodules of data sets, not augmented.
-
-    Args:
-        datasets: of one ROI.
-        kind: what they are called in messages.
-        margin: voxels to be read beyond the ROI on every side.
-
-    Raises:
-        ValueError: If there is none, or one has no mask.
-    """
-    places = [(dataset, k) for dataset in datasets for k in range(len(dataset.subtypes))]
-    if not places:
-        message = f"There is no {kind} nodule: check the data's folder, select and fractions"
-        raise ValueError(message)
-    items = [
-        dataset.read(k, [2 * (n // 2 + margin) + 1 for n in dataset.roi_size])
-        for dataset, k in tqdm(places, desc=kind, unit="nodule")
-    ]
-    for item in items:
-        if not item["mask"].any():
-            message = f"The {kind} nodule {item['name']} has an empty mask: give nodules with masks"
-            raise ValueError(message)
-    return Nodules(
-        torch.stack([item["image"][0] for item in items]),
-        torch.stack([item["mask"][0] for item in items]),
-        [str(item["name"]) for item in items],
-        [str(item["patient_id"]) for item in items],
-    )
-
-
-def region(images: Tensor, start: int, size: Sequence[int]) -> Tensor:
-    """The part of images `(..., *spatial)` of a size, from voxel `start` on along each axis."""
-    part: tuple[Any, ...] = (..., *(slice(start, start + n) for n in size))
-    return images[part]
-
-
-def all_flips(rank: int) -> list[tuple[int, ...]]:
-    """Every set of axes that can be flipped, the empty one first."""
-    return [axes for n in range(rank + 1) for axes in combinations(range(rank), n)]
-
-
-def flips_of(image: Tensor) -> Tensor:
-    """An image `(*spatial)` in all its flips, `(flips, *spatial)`."""
-    return torch.stack([image.flip(axes) for axes in all_flips(image.ndim)])
-
-
-def view(chosen: Tensor, table: Tensor) -> Tensor:
-    """A mask over training nodules `(N,)` for a table `(N, ...)`."""
-    return chosen.view(-1, *(1,) * (table.ndim - 1))
-
-
-class VoxelDistances:
-    """Distances from a nodule to all training nodules, over flips and shifts.
-
-    sum m (q - t)^2 = sum m q^2 - 2 (m q) * t + m * t^2, where * is a correlation: one convolution
-    for all training nodules, flips and shifts.
-
-    Args:
-        images: training nodules `(N, *spatial)`, larger than the queries by `shift_voxels` on every
-            side.
-        shift_voxels: greatest shift along each axis.
-    """
-
-    def __init__(self, images: Tensor, shift_voxels: int) -> None:
-        self.images = images
-        self.middle = images.mean()  # about a common value, for the sake of rounding
-        self.shift = shift_voxels
-
-    def to(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Root mean square differences inside the mask, up to rounding; see `exact`.
-
-        Args:
-            image: `(*spatial)`, an odd number of voxels along each axis; flipped about the middle.
-            mask: `(*spatial)`, not empty.
-
-        Returns:
-            `(N, flips, *shifts)`, `2 shift_voxels + 1` along each axis.
-        """
-        rank, center = image.ndim, np.array(image.shape) // 2
-        reach = np.abs(np.argwhere(mask.numpy() > 0) - center).max(0)
-        inner, outer = (
-            tuple(slice(c - r, c + r + 1 + more) for c, r in zip(center, reach, strict=True))
-            for more in (0, 2 * self.shift)
-        )
-        weight, query = mask[inner].float(), (image[inner] - self.middle).float()
-        kernel = torch.stack([flips_of(-2 * weight * query), flips_of(weight)], 1)
-        products = []
-        for batch in torch.split(self.images[(slice(None), *outer)], BATCH):
-            centred = (batch - self.middle).float()
-            inputs = torch.stack([centred, centred.square()], 1)
-            products.append(CONVOLVE[rank](inputs, kernel))
-        squares = torch.cat(products) + (weight * query.square()).sum()
-        return (squares / weight.sum()).clamp(min=0).sqrt()
-
-
-def aligned(image: Tensor, found: Found, size: Sequence[int]) -> Tensor:
-    """A training nodule in the place of its query.
-
-    Args:
-        image: `(*spatial)`, the training nodule with its margin.
-        found: where the query lies in it.
-        size: of the query.
-    """
-    margin = (image.shape[0] - size[0]) // 2
-    part = tuple(slice(margin + s, margin + s + n) for s, n in zip(found.shift, size, strict=True))
-    return image[part].flip(found.flips)
-
-
-def exact(found: Found, nodules: Nodules, k: int, training: Nodules) -> Found:
-    """What was found for nodule `k` in voxels, with a distance that is free of rounding."""
-    image, inside = nodules.images[k].double(), nodules.masks[k] > 0
-    partner = aligned(training.images[found.number].double(), found, image.shape)
-    return found._replace(distance=float((image - partner)[inside].square().mean().sqrt()))
-
-
-def embed(images: Tensor, features: FeatureExtractor, window: tuple[float, float]) -> Tensor:
-    """Features `(N, D)` of ROIs `(N, *spatial)`; those of several views side by side."""
-    low, high = window
-    seen = ((images - low) / (high - low))[:, None].float()
-    with torch.no_grad():
-        parts = [features.views(batch).values() for batch in torch.split(seen, BATCH)]
-        return torch.cat([torch.cat(list(views), 1) for views in parts])
-
-
-def nearest(table: Tensor, shift: int) -> Found:
-    """The least of distances `(N, flips)` or `(N, flips, *shifts)`."""
-    place = np.unravel_index(int(table.argmin()), table.shape)
-    number, flip, *at = (int(k) for k in place)
-    rank = len(at) or int(np.log2(table.shape[1]))
-    return Found(float(table[place]), number, all_flips(rank)[flip], tuple(k - shift for k in at))
-
-
-def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """For each space, and with and without a nodule's own patient, how near synthetic ones are.
-
-    Returns:
-        Rows with `space`, `training nodules` (all, or of other patients), `synthetic` and
-        `held-out` (median distances), `nearer` (the share of synthetic nodules that is nearer than
-        the 5 % quantile of held-out ones; 0.05 if they are alike) with its 95 % bootstrap interval
-        over patients of both, `nearer than any` (than every held-out one) with that of the
-        synthetic patients alone, since a minimum cannot be resampled, and `same patient` (the
-        share whose nearest training nodule is of the image's own patient).
-    """
-    rows = []
-    for space in [space for space in SPACES if space in table]:
-        for which, column in (("all", space), ("of other patients", f"{space}_other_patients")):
-            made, held = (table[table["kind"] == kind] for kind in ("synthetic", "held-out"))
-            ours, theirs = made[column].to_numpy(), held[column].to_numpy()
-            of_made = patient_weights(made["patient_id"].tolist())
-            of_held = patient_weights(held["patient_id"].tolist(), seed=1).astype(int)
-            shares = [
-                np.average(ours < np.quantile(np.repeat(theirs, times), QUANTILE), weights=weights)
-                for weights, times in zip(of_made, of_held, strict=True)
-            ]
-            low, high = interval(np.array(shares))
-            row: dict[str, Any] = {"space": space, "training nodules": which}
-            row |= {"synthetic": np.median(ours), "held-out": np.median(theirs)}
-            row |= {"nearer": np.mean(ours < np.quantile(theirs, QUANTILE)), "low": low}
-            nearest_of_all = ours < theirs.min()
-            row |= {"high": high, "nearer than any": nearest_of_all.mean()}
-            low, high = interval(of_made @ nearest_of_all / of_made.sum(1))
-            row |= {"low of any": low, "high of any": high}
-            same = made[f"{space}_same_patient"].mean() if which == "all" else 0.0
-            rows.append({**row, "same patient": same})
-    return pd.DataFrame(rows)
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    """Distributions of the distances of synthetic and of held-out real nodules."""
-    columns = [
-        (space, suffix, title)
-        for space in SPACES
-        if space in table
-        for suffix, title in (("", "all"), ("_other_patients", "of other patients"))
-    ]
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(3.2 * len(columns), 2.6), layout="constrained")
-        for axes, (space, suffix, title) in zip(
-            figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
-        ):
-            values = table[space + suffix]
-            edges = np.linspace(values.min(), values.quantile(0.99), 31)
-            for kind, colour in (("held-out", "0.6"), ("synthetic", "tab:orange")):
-                of_kind = values[table["kind"] == kind]
-                axes.hist(of_kind, edges, density=True, color=colour, alpha=0.6, label=kind)
-            limit = values[table["kind"] == "held-out"].quantile(QUANTILE)
-            axes.axvline(limit, color="k", lw=0.8, ls=":")
-            axes.set_title(f"{space}, training nodules: {title}")
-            axes.set_xlabel(f"{SPACES[space]} to the nearest")
-            axes.set_yticks([])
-            axes.legend(frameon=False)
-    return figure
-
-
-def side_by_side(closest: list[tuple[int, Found]], synthetic: Nodules, training: Nodules) -> Figure:
+def side_by_side(
+    closest: list[tuple[int, Found]], synthetic: Nodules, training: Nodules
+) -> "Figure":
     """Middle slices of synthetic nodules, above the training nodules that they are nearest to."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     size = synthetic.images.shape[1:]
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(1.6 * len(closest), 3.9), layout="constrained")

@@ -23,7 +23,8 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
-from datamodules.lidc import AIR_HU, check_hu, read_table, subtype_of
+from datamodules.lidc import AIR_HU, check_hu, read_table
+from datamodules.ratings import subtype_of
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""

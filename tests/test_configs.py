@@ -16,9 +16,9 @@ from PIL import Image
 from scipy import ndimage
 
 from datamodules import SUBTYPES, LIDCDataModule
-from datamodules.base import patient_key
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.patients import patient_key
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from datamodules.base import UNKNOWN_PATIENTS
+from datamodules.patients import UNKNOWN_PATIENTS
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.randomness import generator
 

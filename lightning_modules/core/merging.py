@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, cast
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Synthesizes
 from lightning_modules.core.adapters import (
     activate,
     adapter_names,
@@ -38,6 +39,20 @@ class Merging(ABC):
 
         Raises:
             ValueError: If an adapter is not there.
+        """
+
+
+class SynthesizesWithAdapters(Synthesizes, Protocol):
+    """A model that synthesizes with adapters or labels; all that callbacks know of it."""
+
+    def using(
+        self, strengths: Mapping[str, float], merging: Merging | None = None
+    ) -> AbstractContextManager[None]:
+        """Let adapters take part in what is sampled meanwhile.
+
+        Args:
+            strengths: for each adapter that takes part its strength.
+            merging: how they take part together; by default the model's own way.
         """
 
 

@@ -10,7 +10,8 @@ from lightning_modules.core.conditioning import (
     SubtypeConditioner,
 )
 from lightning_modules.core.regularizer import HistogramRegularizer, Regularizer
-from lightning_modules.heads.head import IntensityWindow, ModalityHead
+from lightning_modules.core.window import IntensityWindow
+from lightning_modules.heads.head import ModalityHead
 
 
 class CTHead(ModalityHead):

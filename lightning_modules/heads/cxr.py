@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from lightning_modules.core.conditioning import BackgroundConditioner, Conditioner, MaskConditioner
 from lightning_modules.core.regularizer import Regularizer
-from lightning_modules.heads.head import IntensityWindow, ModalityHead
+from lightning_modules.core.window import IntensityWindow
+from lightning_modules.heads.head import ModalityHead
 
 
 class CXRHead(ModalityHead):

@@ -9,7 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.io.dicom import read_header
-from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, read_drawings
+from datamodules.ratings import RATINGS
+from noduleforge.prepare.outlines import Contour, Drawing, read_drawings
 from noduleforge.prepare.segmentations import Segment, list_segments
 
 RADIOGRAPH = "IdriReadMessage"

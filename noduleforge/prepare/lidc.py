@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from datamodules.io.dicom import Series, Slice, by_series, order, read_header
 from datamodules.lidc import check_hu
+from datamodules.ratings import RATINGS
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
-from noduleforge.prepare.outlines import RATINGS, Drawing, rasterize
+from noduleforge.prepare.outlines import Drawing, rasterize
 from noduleforge.prepare.segmentations import Segment, locate
 from noduleforge.prepare.store import (
     Cut,

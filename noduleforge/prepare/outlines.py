@@ -19,19 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from datamodules.io.volumes import equivalent_diameter_mm
-
-RATINGS = (
-    "subtlety",
-    "internal_structure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
-)
-"""The nine ratings of LIDC-IDRI, in the order of its forms."""
+from datamodules.ratings import RATINGS
 
 _QUERY = """
     SELECT annotations.id, scans.id, patient_id, series_instance_uid, pixel_spacing,

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from noduleforge.prepare.outlines import RATINGS, Outline, resampled_occupancy
+from datamodules.ratings import RATINGS
+from noduleforge.prepare.outlines import Outline, resampled_occupancy
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
 
 TEXTURES = {"solid": (5,), "part-solid": (3, 4), "ground-glass": (1, 2)}

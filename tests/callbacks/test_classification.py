@@ -1,64 +1,50 @@
-"""Figures of a classifier by class."""
+"""What the callback of classifiers refuses, and what it writes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from callbacks.classification import ClassificationMetrics, class_figures, reliability
-from callbacks.scores import auroc, average_precision
-
-
-@pytest.fixture
-def judged() -> pd.DataFrame:
-    """Three classes of 30 nodules of 15 patients; the third is unknown for some."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for name, share in (("solid", 0.6), ("part-solid", 0.3), ("ground-glass", 0.2)):
-        for k in range(30 if name != "ground-glass" else 24):
-            label = int(rng.random() < share)
-            probability = float(rng.uniform(0.3 * label, 0.7 + 0.3 * label))
-            row = {"name": f"n{k}", "patient_id": f"P{k // 2}", "characteristic": name}
-            row |= {"label": label, "probability": probability, "calibrated": probability / 2}
-            rows.append(row)
-    return pd.DataFrame(rows)
+from callbacks.classification import ClassificationMetrics
+from datamodules.batch import Classification
 
 
-def test_every_class_and_their_means(judged: pd.DataFrame) -> None:
-    table = class_figures(judged).set_index(["characteristic", "figure"])
-    areas = {
-        name: float(auroc(part["label"].to_numpy(), part["probability"].to_numpy()))
-        for name, part in judged.groupby("characteristic")
+def said(labels: list[float], probabilities: list[float]) -> Classification:
+    """Of one characteristic; calibrated probabilities are half as high."""
+    columns = [torch.tensor(values)[:, None] for values in (labels, probabilities)]
+    return Classification(("malignant",), *columns, columns[1] / 2)
+
+
+def test_what_is_known_is_written(tmp_path: Path) -> None:
+    callback, module = ClassificationMetrics(), SimpleNamespace()
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
+    callback.on_test_start(trainer, module)  # type: ignore[arg-type]
+    batch: Any = {"name": ["a", "b", "c"], "patient_id": ["1", "2", "3"]}
+    outputs = said([1.0, torch.nan, 0.0], [0.75, 0.5, 0.25])
+    callback.on_test_batch_end(trainer, module, outputs, batch, 0)  # type: ignore[arg-type]
+    callback.on_test_end(trainer, module)  # type: ignore[arg-type]
+    table = pd.read_csv(tmp_path / "classification.csv")
+    assert table.to_dict("list") == {
+        "name": ["a", "c"],
+        "patient_id": [1, 3],
+        "characteristic": ["malignant"] * 2,
+        "label": [1, 0],
+        "probability": [0.75, 0.25],
+        "calibrated": [0.375, 0.125],
     }
-    for name, area in areas.items():
-        row = table.loc[(name, "auroc")]
-        assert row["value"] == pytest.approx(area)
-        assert row["low"] < area < row["high"]
-        assert row["with"] == judged.query("characteristic == @name")["label"].sum()
-    assert table.loc[("macro", "auroc"), "value"] == pytest.approx(np.mean([*areas.values()]))
-    minority = [area for name, area in areas.items() if name != "solid"]
-    assert table.loc[("minority", "auroc"), "value"] == pytest.approx(np.mean(minority))
-    solid = judged[judged["characteristic"] == "solid"]
-    labels, said = solid["label"].to_numpy(), solid["probability"].to_numpy()
-    assert table.loc[("solid", "auprc"), "value"] == pytest.approx(average_precision(labels, said))
-    assert table.loc[("solid", "sensitivity"), "value"] == np.mean(said[labels == 1] > 0.5)
-    assert table.loc[("solid", "specificity"), "value"] == np.mean(said[labels == 0] <= 0.5)
-    # calibration is that of the probabilities at the prevalence
-    squared = np.mean((solid["calibrated"] - labels) ** 2)
-    assert table.loc[("solid", "brier"), "value"] == pytest.approx(squared)
-
-
-def test_one_class_has_no_mean_over_classes(judged: pd.DataFrame) -> None:
-    table = class_figures(judged[judged["characteristic"] == "solid"])
-    assert set(table["characteristic"]) == {"solid"}
-    assert len(reliability(judged).axes) == 3
+    accuracy = pd.read_csv(tmp_path / "accuracy.csv", index_col="figure")
+    assert accuracy.loc["auroc", "value"] == 1
+    assert (tmp_path / "calibration.png").stat().st_size > 2_000
 
 
 def test_nodules_without_a_rating_cannot_be_judged() -> None:
     callback, trainer = ClassificationMetrics(), SimpleNamespace(is_global_zero=True)
-    module: Any = SimpleNamespace(characteristics=["malignant"])
+    module: Any = SimpleNamespace()
     callback.on_test_start(trainer, module)  # type: ignore[arg-type]
+    batch: Any = {"name": ["a"], "patient_id": ["1"]}
+    callback.on_test_batch_end(trainer, module, said([torch.nan], [0.5]), batch, 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="known of no test nodule whether it is malignant: give"):
         callback.on_test_end(trainer, module)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """Diversity: nothing for the same image twice, more for what differs more."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +8,8 @@ import torch
 from torchvision.models import alexnet
 
 from callbacks.diversity import CROP, LPIPSDiversity, StructuralDiversity, nodule_crops
-from callbacks.features import RandomFeatures
 from callbacks.generation import Drawn, GenerationMetric
+from lightning_modules.core.features import RandomFeatures
 from lightning_modules.core.perceptual import PerceptualDistance
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -24,10 +23,6 @@ def drawn(spatial_dims: int, noise: float) -> Drawn:
     mask[:, :, 8:20, 10:18] = 1
     batch: Any = {"mask": mask}
     return Drawn(batch, torch.arange(3), first, [first, second], [])
-
-
-def module(spatial_dims: int) -> Any:
-    return SimpleNamespace(device="cpu", codec=SimpleNamespace(spatial_dims=spatial_dims))
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def test_it_grows_with_the_difference(kind: str, spatial_dims: int, lpips: LPIPS
         metric = StructuralDiversity(RandomFeatures(width=8))
     found = []
     for noise in (0.0, 0.1, 0.4):
-        metric.begin(module(spatial_dims))
+        metric.begin(spatial_dims, torch.device("cpu"))
         columns = metric.update(drawn(spatial_dims, noise))
         assert all(column.shape == (3,) for column in columns.values())
         figures = metric.compute()
@@ -61,7 +56,7 @@ def test_lpips_is_the_perceptual_distance_of_each_pair(
     lpips: LPIPSDiversity, tmp_path: Path
 ) -> None:
     pair = drawn(2, 0.3)
-    lpips.begin(module(2))
+    lpips.begin(2, torch.device("cpu"))
     columns = lpips.update(pair)
     network = PerceptualDistance(tmp_path / "alexnet.pth")
     first, second = pair.generated

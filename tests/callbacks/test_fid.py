@@ -1,6 +1,5 @@
 """Distances between distributions, against NumPy, SciPy, loops and what is known of them."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from callbacks.features import RandomFeatures
 from callbacks.fid import (
     FeatureDistances,
     FeatureSums,
@@ -20,6 +18,7 @@ from callbacks.fid import (
     shrunk,
 )
 from callbacks.generation import Drawn
+from lightning_modules.core.features import RandomFeatures
 
 
 def sums_of(features: Tensor, limit: int = 100, batches: int = 1) -> FeatureSums:
@@ -139,16 +138,15 @@ def test_too_few_images_have_no_distance() -> None:
 def test_generated_and_other_real_images_stand_beside_each_other(spatial_dims: int) -> None:
     """Real images again have no distance; volumes are seen plane by plane."""
     metric = FeatureDistances(RandomFeatures(width=8))
-    module = SimpleNamespace(device="cpu", codec=SimpleNamespace(spatial_dims=spatial_dims))
     torch.manual_seed(0)
     real, other = torch.rand(2, 12, 1, *(16,) * spatial_dims)
     place = torch.arange(12)
-    metric.begin(module)
+    metric.begin(spatial_dims, torch.device("cpu"))
     metric.reference(real, place, other=False)
     metric.reference(other, place, other=True)
     batch: Any = {}
     for generated in (other, real):  # real images stay from one evaluation to the next
-        metric.begin(module)
+        metric.begin(spatial_dims, torch.device("cpu"))
         assert metric.update(Drawn(batch, place, real, [generated], [])) == {}
         figures = metric.compute()
     assert figures["fid"] == pytest.approx(0, abs=1e-6)

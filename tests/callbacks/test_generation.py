@@ -11,12 +11,11 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.features import RandomFeatures
 from callbacks.fid import FeatureDistances
 from callbacks.generation import Drawn, GenerationMetric, GenerationMetrics
-from datamodules.batch import Roi
+from datamodules.batch import Provenance, Roi
 from datamodules.lidc import LIDCDataModule
-from lightning_modules.heads.head import IntensityWindow
+from lightning_modules.core.features import RandomFeatures
 
 
 class Copies(LightningModule):
@@ -25,14 +24,13 @@ class Copies(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.head = SimpleNamespace(window=IntensityWindow(-1000, 400))
-        self.codec = SimpleNamespace(spatial_dims=3)
-        self.sampling = SimpleNamespace(seed=5, evaluations=20)
+        self.window = (-1000.0, 400.0)
+        self.provenance = Provenance("", 5, 20, ())
         self.sampled: list[tuple[int, int]] = []
 
     def sample(self, batch: Any, seed: int) -> Any:
         self.sampled += [(seed, index) for index in batch["index"].tolist()]
-        return {"image": batch["image"] + 10.0 * (seed - 5)}
+        return SimpleNamespace(image=batch["image"] + 10.0 * (seed - 5))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.weight.sum()
@@ -61,7 +59,8 @@ class Recorder(GenerationMetric):
     def provenance(self) -> dict[str, str]:
         return {"network": "none", "weights": "none"}
 
-    def begin(self, module: Any) -> None:
+    def begin(self, spatial_dims: int, device: torch.device) -> None:
+        assert spatial_dims == 3
         self.begun += 1
         self.shown = []
 

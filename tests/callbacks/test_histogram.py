@@ -1,12 +1,16 @@
 """Histogram figures against NumPy and SciPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
-from callbacks.histogram import HistogramSums
-from datamodules.batch import SUBTYPES
+from callbacks import histogram
+from callbacks.generation import Drawn
+from callbacks.histogram import HistogramFidelity, HistogramSums
+from datamodules.batch import SUBTYPES, Provenance, Synthesis
 
 BINS, WIDTH = 8, 50.0
 CENTERS = WIDTH * np.arange(BINS)
@@ -75,3 +79,45 @@ def test_absent_groups_are_left_out(nodules: dict[str, torch.Tensor]) -> None:
     metric = HistogramSums(BINS, WIDTH)
     metric.update(**{**nodules, "subtype": torch.zeros(30, dtype=torch.int64)})
     assert not any("ground-glass" in name for name in metric.compute())
+
+
+def evaluated(nodules: dict[str, torch.Tensor]) -> Drawn:
+    """The nodules as an evaluation has them; there are no images."""
+    batch: Any = {
+        "subtype": nodules["subtype"],
+        "attributes": {"diameter_mm": nodules["diameter_mm"]},
+    }
+    nothing, centers = torch.zeros(0), torch.from_numpy(CENTERS)
+    syntheses = [
+        Synthesis(
+            *(nothing, nothing, batch, nodules["requested"], generated, centers),
+            window=(0.0, 1.0),
+            provenance=Provenance("", 0, 1, ()),
+        )
+        for generated in nodules["generated"]
+    ]
+    return Drawn(batch, torch.arange(30), nothing, [], syntheses)
+
+
+def test_the_synthesis_says_what_the_bins_are(nodules: dict[str, torch.Tensor]) -> None:
+    metric, sums = HistogramFidelity(), HistogramSums(BINS, WIDTH)
+    sums.update(**nodules)
+    for _ in range(2):  # a second evaluation begins anew
+        metric.begin(3, torch.device("cpu"))
+        columns = metric.update(evaluated(nodules))
+    assert metric.compute() == sums.compute()
+    assert metric.provenance["histogram"] == "8 soft bins inside the mask"
+    assert float(columns["w1_first"].mean()) == pytest.approx(sums.compute()["w1/all"])
+
+
+def test_a_process_without_nodules_takes_part_in_the_sums(
+    nodules: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns the bins from the others; else it would wait for sums that nobody else makes."""
+    others = torch.from_numpy(CENTERS)
+    monkeypatch.setattr(histogram, "gather_rows", lambda rows: [*rows, others])
+    metric = HistogramFidelity()
+    metric.begin(3, torch.device("cpu"))
+    assert metric.compute() == {}
+    assert metric.sums is not None
+    assert metric.sums.bin_width == WIDTH

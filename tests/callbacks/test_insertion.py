@@ -27,11 +27,11 @@ from datamodules import (
     RadiographInsertionDataModule,
     insertion,
 )
-from datamodules.base import patient_key
-from datamodules.batch import Roi
+from datamodules.batch import Provenance, Roi, Synthesis
 from datamodules.insertion import Edit, apply
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.patients import patient_key
 from lightning_modules.core.inpainting import feather, paste
 from noduleforge.prepare.lidc import prepare_lidc
 
@@ -46,14 +46,18 @@ MARGIN_MM = 3.0
 class Painter(LightningModule):
     """Paints 0 HU where a nodule is asked for."""
 
-    patients, init_from = frozenset({"a", "b"}), Path("painter.ckpt")
+    provenance = Provenance("painter.ckpt", 0, 1, ("a", "b"))
     roi, margin_voxels = Roi(32), 3
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int) -> Synthesis:
         weight = feather(batch["mask"], 3)
         image = paste(batch["image"], torch.zeros_like(batch["image"]), weight)
-        self.shown = batch
-        return {"image": image, "background": batch["image"], "evaluations": 1, "seed": 0}
+        none = torch.zeros(len(image), 0)
+        return Synthesis(
+            *(image, batch["image"], batch, none, none, none[0]),
+            window=(-1000.0, 400.0),
+            provenance=self.provenance,
+        )
 
 
 @pytest.fixture
@@ -127,7 +131,10 @@ def test_whose_outline_was_asked_for_counts_as_seen(insert: Insert) -> None:
     seen = json.loads((root / "generator.json").read_text())["training_patients"]
     assert patient_key("007") in seen
     insert("scan.mha", requests[1:], "other")
-    other = json.loads((root.parent / "other/generator.json").read_text())["training_patients"]
+    facts = json.loads((root.parent / "other/generator.json").read_text())
+    other = facts["training_patients"]
+    assert facts["checkpoint"] == "painter.ckpt"
+    assert set(other) == {"a", "b"}
     assert {*seen} - {*other} == {patient_key("007")}
 
 

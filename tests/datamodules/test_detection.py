@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.base import Split, patient_key
+from datamodules.base import Split
 from datamodules.detection import DetectionDataModule, DetectionDataset, origins
 from datamodules.folder import FolderDataModule
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.patients import patient_key
 from datamodules.radiographs import RadiographDataModule
 from datamodules.superimposed import SuperimposedDataModule
 

@@ -13,7 +13,8 @@ import torch
 
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, write_volume
-from datamodules.lidc import LIDCDataModule, LIDCDataset, check_hu, read_table, subtype_of
+from datamodules.lidc import LIDCDataModule, LIDCDataset, check_hu, read_table
+from datamodules.ratings import subtype_of
 
 ALL_TEST = (0.0, 0.0, 1.0)
 

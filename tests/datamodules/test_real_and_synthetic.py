@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from datamodules import CombinedDataModule, LIDCDataModule, RealAndSyntheticDataModule
-from datamodules.base import patient_key
 from datamodules.batch import SUBTYPES, Roi
+from datamodules.patients import patient_key
 
 FRACTIONS = (0.6, 0.2, 0.2)
 ROI = {"roi": Roi(12), "cache_dir": None, "fractions": FRACTIONS}

@@ -12,10 +12,10 @@ from datamodules.base import split_by_patient
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.radiographs import RadiographDataModule
+from datamodules.ratings import characteristics
 from datamodules.superimposed import (
     CONTRAST,
     SuperimposedDataModule,
-    characteristics,
     project,
     superimpose,
 )

@@ -23,9 +23,10 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
+from lightning_modules.core.window import IntensityWindow
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
-from lightning_modules.heads.head import IntensityWindow, ModalityHead
+from lightning_modules.heads.head import ModalityHead
 
 
 @pytest.fixture

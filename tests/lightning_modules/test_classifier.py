@@ -10,7 +10,8 @@ from radiographs import Make
 
 from datamodules.batch import NoduleBatch, Roi
 from datamodules.lidc import LIDCDataModule
-from lightning_modules.classifier import NoduleClassifier, label, load_classifier
+from lightning_modules.classifier import NoduleClassifier
+from lightning_modules.core.classifier import label, load_classifier
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 
@@ -59,13 +60,13 @@ def test_it_learns_what_can_be_seen(
     trainer.fit(model, data)
     for batch in data.statistics_batches():
         said = model.eval()(batch["image"]).sigmoid()
-        labels = model.labels(batch)
+        labels = model.network.labels(batch)
         known = torch.isfinite(labels)
         assert ((said > 0.5) == (labels > 0.5))[known].all()
 
     trainer.save_checkpoint(tmp_path / "classifier.ckpt")
     again = load_classifier(tmp_path / "classifier.ckpt", data.roi.spacing_mm)
-    assert again.characteristics == ["bright", "odd"]
+    assert again.characteristics == ("bright", "odd")
     torch.testing.assert_close(again(batch["image"]), model(batch["image"]))
     assert again.features(batch["image"]).shape == (len(batch["name"]), 64)
     assert not any(p.requires_grad for p in again.parameters())
@@ -77,13 +78,13 @@ def test_what_is_unknown_does_not_count(make_bright: Make, make_trainer: Make) -
     """Images without a label give no gradient, and the weight balances the answers."""
     data, model = make_bright(2, balance=False), make(2, "bright")
     make_trainer(1).fit(model, data)
-    labels = torch.cat([model.labels(batch) for batch in data.statistics_batches()])
+    labels = torch.cat([model.network.labels(batch) for batch in data.statistics_batches()])
     assert torch.isnan(labels).any()
     expected = (labels == 0).sum() / (labels == 1).sum()
     torch.testing.assert_close(model.positive_weight, expected.view(1))
 
     batch = next(iter(data.statistics_batches()))
-    unknown = torch.isnan(model.labels(batch)[:, 0])
+    unknown = torch.isnan(model.network.labels(batch)[:, 0])
     images = batch["image"].clone().requires_grad_()
     model.eval()  # in training, batch statistics join the images
     loss, _ = model._loss({**batch, "image": images})
@@ -112,7 +113,7 @@ def test_probabilities_are_calibrated_at_the_prevalence_of_real_nodules(
     make_trainer(1).fit(model, data)
     even = torch.tensor([[0.2], [0.5], [0.9]])
     odds = even / (1 - even) / 3
-    torch.testing.assert_close(model.calibrate(even), odds / (1 + odds))
+    torch.testing.assert_close(model.network.calibrate(even), odds / (1 + odds))
 
 
 def test_what_is_wrong_is_said(
@@ -169,5 +170,5 @@ def test_both_answers_weigh_alike_however_nodules_are_drawn(
     weight = model.get_buffer("positive_weight")
     assert weight.item() * drawn[0] == pytest.approx(drawn[1] + drawn[2])
     # a sure answer stays sure, an even one becomes the training set's share
-    assert model.calibrate(torch.tensor([[0.5]])).item() == pytest.approx(shares[0])
-    assert model.calibrate(torch.tensor([[1.0]])).item() == pytest.approx(1, abs=1e-5)
+    assert model.network.calibrate(torch.tensor([[0.5]])).item() == pytest.approx(shares[0])
+    assert model.network.calibrate(torch.tensor([[1.0]])).item() == pytest.approx(1, abs=1e-5)

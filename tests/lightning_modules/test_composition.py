@@ -139,7 +139,7 @@ def test_strengths_choose_what_takes_part(
         seed_everything(0)
         model = composition(init_from=base, strengths=strengths)
         make_trainer(3).fit(model, mixed())
-        image: torch.Tensor = model.eval().sample(batch)["image"]
+        image: torch.Tensor = model.eval().sample(batch).image
         return image
 
     both, one, none = (
@@ -175,8 +175,8 @@ def test_prediction_is_fused_and_takes_the_strategy(
         assert merged(model) == {False}
         assert list(model.ema.module.unet.peft_config) == ["calcified", "irregular"]
         for a, b in zip(once, again, strict=True):
-            assert torch.equal(a["image"], b["image"])
-        return torch.cat([synthesis["image"] for synthesis in once])
+            assert torch.equal(a.image, b.image)
+        return torch.cat([synthesis.image for synthesis in once])
 
     added = predicted()
     torch.testing.assert_close(predicted(merging=Weighted("cat")), added, atol=0.01, rtol=0)
@@ -280,8 +280,8 @@ def test_zipping_learns_coefficients_alone_and_writes_adapters(
     # the adapters that are written, added up, are what was trained
     data = make_data(2, cache_dir=None)
     data.setup()
-    image = zipped.eval().sample(some(data))["image"]
-    assert not torch.allclose(image, kept.eval().sample(some(data))["image"], atol=1)
+    image = zipped.eval().sample(some(data)).image
+    assert not torch.allclose(image, kept.eval().sample(some(data)).image, atol=1)
     written = composition(
         init_from=base,
         adapters={name: tmp_path / "run/adapters" / name for name in grown},
@@ -289,4 +289,4 @@ def test_zipping_learns_coefficients_alone_and_writes_adapters(
         learning_rate=0.0,
     )
     make_trainer(1).fit(written, mixed())
-    torch.testing.assert_close(written.eval().sample(some(data))["image"], image, atol=0.1, rtol=0)
+    torch.testing.assert_close(written.eval().sample(some(data)).image, image, atol=0.1, rtol=0)

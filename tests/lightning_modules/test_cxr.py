@@ -50,10 +50,10 @@ def test_the_second_stage_starts_from_patches_without_nodules(
     batch = some(data)
     batch["mask"][1] = 0
     synthesis = second.eval().sample(batch)
-    kept = synthesis["image"] == batch["image"]
+    kept = synthesis.image == batch["image"]
     assert not kept[1].any()  # without a nodule the whole patch is synthesized
     assert kept[0].any()
-    assert torch.isfinite(synthesis["image"]).all()
+    assert torch.isfinite(synthesis.image).all()
 
 
 def test_an_adapter_learns_and_the_base_stays(
@@ -62,7 +62,7 @@ def test_an_adapter_learns_and_the_base_stays(
     data = make_data(2, cache_dir=None)
     plain = model(init_from=base, learning_rate=0.0)
     make_trainer(1).fit(plain, data)
-    expected = plain.eval().sample(some(data))["image"]
+    expected = plain.eval().sample(some(data)).image
 
     trained = adapter(init_from=base)
     trainer = make_trainer(3)
@@ -78,12 +78,12 @@ def test_an_adapter_learns_and_the_base_stays(
         assert torch.equal(value, frozen[plain_name])
     assert updated == 16
     trained.eval()
-    assert not torch.equal(trained.sample(some(data))["image"], expected)
+    assert not torch.equal(trained.sample(some(data)).image, expected)
 
     # at strength 0 it is the base; the folder is what plain peft reads
     off = adapter(init_from=base, strength=0.0, learning_rate=0.0)
     make_trainer(1).fit(off, data)
-    assert torch.equal(off.eval().sample(some(data))["image"], expected)
+    assert torch.equal(off.eval().sample(some(data)).image, expected)
     folder = tmp_path / "run" / "adapters" / "calcified"
     assert (folder / "adapter_model.safetensors").is_file()
 

@@ -12,10 +12,10 @@ import torch
 from lightning import Trainer, seed_everything
 from safetensors.torch import save_file
 
-from callbacks.scores import auroc
 from datamodules.base import NoduleDataModule, NoduleDataset
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
-from lightning_modules.detector import PRIOR, Detection, NoduleDetector, make_network
+from datamodules.batch import UNKNOWN_SUBTYPE, Detection, NoduleBatch, Roi
+from lightning_modules.detector import PRIOR, NoduleDetector, make_network
+from noduleforge.evaluation.probabilities import auroc
 
 SIDE = 64
 

@@ -88,9 +88,31 @@ def test_outside_the_margin_nothing_changes(spatial_dims: int, trained: Make) ->
     batch = collate(data, [0, 1, 2])
     synthesis = model.sample(batch)
     outside = dilate(batch["mask"], model.head.margin_voxels) == 0
-    assert torch.equal(synthesis["image"][outside], batch["image"][outside])
+    assert torch.equal(synthesis.image[outside], batch["image"][outside])
     inside = batch["mask"] > 0
-    assert not torch.equal(synthesis["image"][inside], batch["image"][inside])
+    assert not torch.equal(synthesis.image[inside], batch["image"][inside])
+
+
+def test_a_synthesis_says_where_it_comes_from(
+    trained: Make, make_diffusion: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    """No checkpoint while weights are in training; all patients that they have seen."""
+    trainer, model, data = trained(2)
+    made = model.sample(collate(data, [0, 1]), seed=7)
+    assert made.window == model.window == (model.head.window.low, model.head.window.high)
+    assert (made.provenance.checkpoint, made.provenance.seed) == ("", 7)
+    assert set(made.provenance.training_patients) == data.training_patients
+    assert model.provenance.seed == model.sampling.seed
+    path = tmp_path / "stage2.ckpt"
+    trainer.save_checkpoint(path)
+    again, started = make_diffusion(2, autoencoder=None), make_diffusion(2, init_from=path)
+    again_trainer, started_trainer = make_trainer(), make_trainer()
+    (found, *_) = again_trainer.predict(again, data, ckpt_path=path)
+    (begun, *_) = started_trainer.predict(started, data)
+    for synthesis in (found, begun):
+        assert synthesis.provenance.checkpoint == "stage2.ckpt"
+        assert set(synthesis.provenance.training_patients) == data.training_patients
+    assert torch.equal(found.image, begun.image)
 
 
 @DIMENSIONS
@@ -105,19 +127,19 @@ def test_what_lies_in_the_region_is_not_seen(spatial_dims: int, trained: Make) -
     hidden["image"] = torch.where(region > 0, 300.0, batch["image"])
     ours, theirs = model.sample(batch), model.sample(hidden)
     inside = batch["mask"] > 0
-    assert torch.equal(ours["image"][inside], theirs["image"][inside])
+    assert torch.equal(ours.image[inside], theirs.image[inside])
 
 
 @DIMENSIONS
 def test_samples_depend_on_seed_and_index_alone(spatial_dims: int, trained: Make) -> None:
     _, model, data = trained(spatial_dims)
     perturb(model)
-    together = model.sample(collate(data, [0, 1, 2]))["image"]
-    alone = model.sample(collate(data, [1]))["image"]
+    together = model.sample(collate(data, [0, 1, 2])).image
+    alone = model.sample(collate(data, [1])).image
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=0.05)  # of 1400 HU
-    again = model.sample(collate(data, [0, 1, 2]))["image"]
+    again = model.sample(collate(data, [0, 1, 2])).image
     assert torch.equal(together, again)
-    other = model.sample(collate(data, [0, 1, 2]), seed=1)["image"]
+    other = model.sample(collate(data, [0, 1, 2]), seed=1).image
     assert not torch.equal(together, other)
 
 
@@ -135,7 +157,7 @@ def test_network_evaluations_are_what_is_configured(
     synthesis = model.sample(batch)
     # guidance evaluates the network twice for each sample in one call
     assert len(spent) == calls
-    assert sum(spent) == 8 * len(batch["index"]) == synthesis["evaluations"] * 3
+    assert sum(spent) == 8 * len(batch["index"]) == synthesis.provenance.evaluations * 3
 
 
 @DIMENSIONS
@@ -147,7 +169,7 @@ def test_guidance_moves_away_from_the_unconditional(spatial_dims: int, trained: 
         model.sampling = SamplingConfig(evaluations=8, guidance_scale=scale)
         if scale == 1.0:
             model.sampling.evaluations = 4  # as many steps
-        images[scale] = model.sample(batch)["image"]
+        images[scale] = model.sample(batch).image
     near = (images[1.0] - images[1.0001]).abs().max()
     far = (images[1.0] - images[9.0]).abs().max()
     assert near < 0.01 * far
@@ -239,7 +261,7 @@ def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Ma
     batch = collate(data, [0, 1, 2])
     synthesis = model.predict_step(batch, 0)
     library = model.histogram_conditioner.library
-    for row, code in zip(synthesis["requested_histogram"], batch["subtype"], strict=True):
+    for row, code in zip(synthesis.requested_histogram, batch["subtype"], strict=True):
         of_subtype = library.histograms[library.subtypes == code]
         assert (of_subtype == row).all(1).any()
     assert len(library.histograms) == len(data.datasets["train"].subtypes)

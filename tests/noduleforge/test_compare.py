@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from callbacks.detection import figures_of, table_of_candidates, table_of_images
-from callbacks.scores import interval, mean_estimate
 from datamodules.io.volumes import Volume, write_volume
 from noduleforge.cli import main
 from noduleforge.compare import compare, pictures
+from noduleforge.evaluation.bootstrap import interval, mean_estimate
+from noduleforge.evaluation.detection import figures_of, table_of_candidates, table_of_images
 
 Write = Callable[..., Path]
 
@@ -235,7 +235,7 @@ def test_segmenters_are_compared_by_subtype_and_size(tmp_path: Path) -> None:
     compare(runs, "real", tmp_path / "out")
     table = pd.read_csv(tmp_path / "out/comparison.csv").set_index(["figure", "arm"])
     assert set(table.index.get_level_values(0)) == {
-        f"dice/{name}" for name in ("solid", "ground-glass", "over 8 mm", "all")
+        f"dice/{name}" for name in ("solid", "ground-glass", "over_8mm", "all")
     }
     assert table["difference_mean"].xs("synthetic", level=1).to_numpy() == pytest.approx(0.1)
     other = write_segmenter(tmp_path / "other-0", 0, subtype="solid")

@@ -13,10 +13,11 @@ from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from datamodules.io.dicom import order, read_header
 from datamodules.io.volumes import Volume, read_volume
+from datamodules.ratings import RATINGS
 from noduleforge.cli import main
 from noduleforge.prepare.annotations import read_annotations, read_xml
 from noduleforge.prepare.lidc import prepare_lidc
-from noduleforge.prepare.outlines import RATINGS, Contour, Drawing, rasterize, read_drawings
+from noduleforge.prepare.outlines import Contour, Drawing, rasterize, read_drawings
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, chest_files, database_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))

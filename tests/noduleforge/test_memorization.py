@@ -13,23 +13,15 @@ import pytest
 import torch
 
 from datamodules import LIDCDataModule
-from datamodules.base import patient_key, split_of
+from datamodules.base import split_of
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.patients import patient_key
 from datamodules.radiographs import RadiographDataset
 from noduleforge.cli import main
-from noduleforge.memorization import (
-    Nodules,
-    VoxelDistances,
-    aligned,
-    all_flips,
-    exact,
-    nearest,
-    read,
-    region,
-    side_by_side,
-    summarize,
-)
+from noduleforge.evaluation.memorization import summarize
+from noduleforge.memorization import read, side_by_side
+from noduleforge.nearest import Nodules, VoxelDistances, aligned, all_flips, exact, nearest, region
 
 FRACTIONS = (0.6, 0.0, 0.4)
 HALVES = ["train", "test"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import (
-    RATINGS,
     Outline,
     contour_interior,
     read_outlines,
@@ -57,7 +57,7 @@ def test_every_annotation_is_read(outlines: list[Outline]) -> None:
         padded = np.argwhere(outline.mask)
         np.testing.assert_array_equal(padded.min(axis=0), 1)
         np.testing.assert_array_equal(padded.max(axis=0), np.array(outline.mask.shape) - 2)
-        assert tuple(outline.ratings) == RATINGS
+        assert tuple(outline.ratings) == tuple(RATINGS)
 
 
 @needs_pylidc

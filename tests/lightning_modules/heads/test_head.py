@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from lightning_modules.core.conditioning import HistogramConditioner, MaskConditioner
 from lightning_modules.core.regularizer import HistogramRegularizer
+from lightning_modules.core.window import IntensityWindow
 from lightning_modules.heads.ct import CTHead
-from lightning_modules.heads.head import IntensityWindow, ModalityHead
+from lightning_modules.heads.head import ModalityHead
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 

@@ -1,18 +1,14 @@
-"""How good probabilities are, over weighted cases, and bootstrap intervals over patients.
+"""How good probabilities are, over weighted cases.
 
-The cases of a bootstrap's replicate are the same ones with other weights: every figure takes
-weights `(..., cases)`, one row for each replicate, and gives all replicates at once.
+Every figure takes weights `(..., cases)`, such as one row for each replicate of a bootstrap, and
+gives all replicates at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-
-REPLICATES = 1000
-"""Resamples of a bootstrap."""
 
 BINS = 10
 """Bins of the calibration error."""
@@ -71,7 +67,7 @@ def brier(
     labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any] | None = None
 ) -> NDArray[np.float64]:
     """Mean squared difference between probability and label (Brier 1950); 0 is best."""
-    return _mean((probabilities - labels) ** 2, weights)
+    return weighted_mean((probabilities - labels) ** 2, weights)
 
 
 def calibration_error(
@@ -100,7 +96,8 @@ def _by_score(
     return positive, negative
 
 
-def _mean(values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[np.float64]:
+def weighted_mean(values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[np.float64]:
+    """The mean of values `(cases,)` under weights `(..., cases)`, or none, as `(...)`."""
     weights = np.ones(len(values)) if weights is None else weights
     mean: NDArray[np.float64] = (weights * values).sum(-1) / weights.sum(-1)
     return mean
@@ -125,74 +122,3 @@ FIGURES: Mapping[str, Figure] = {
 
 CALIBRATION: Mapping[str, Figure] = {"brier": brier, "calibration_error": calibration_error}
 """Figures of probabilities at the prevalence among real training nodules."""
-
-
-def patient_weights(
-    patients: Sequence[str], replicates: int = REPLICATES, seed: int = 0
-) -> NDArray[np.float64]:
-    """How often each case is in each replicate of a bootstrap over patients.
-
-    Args:
-        patients: of each case.
-        replicates: number of replicates.
-        seed: of the resampling.
-
-    Returns:
-        `(replicates, cases)`.
-    """
-    codes, unique = pd.factorize(np.asarray(patients))
-    shares = np.full(len(unique), 1 / len(unique))
-    counts = np.random.default_rng(seed).multinomial(len(unique), shares, size=replicates)
-    return counts[:, codes].astype(float)
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % percentile interval of a bootstrap's replicates; those that are NaN are left out."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-class Estimate(NamedTuple):
-    """A figure, and what it would be with other patients.
-
-    Attributes:
-        value: of the cases as they are.
-        draws: `(REPLICATES,)`, of a bootstrap over patients; those of other figures of the same
-            cases have the same patients.
-        number: of the cases that it is of.
-    """
-
-    value: float
-    draws: NDArray[np.float64]
-    number: float
-
-
-def estimate(
-    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    drawn: NDArray[np.float64],
-    number: float,
-) -> Estimate:
-    """Measure cases, and their replicates.
-
-    Args:
-        figure: from weights `(..., cases)` to `(...)`.
-        drawn: weights of the replicates, `(REPLICATES, cases)`.
-        number: of the cases that it is of.
-    """
-    values = figure(np.vstack([np.ones(drawn.shape[1]), drawn]))
-    return Estimate(float(values[0]), values[1:], number)
-
-
-def mean_estimate(values: NDArray[np.float64], patients: Sequence[str]) -> Estimate:
-    """The mean of values `(cases,)`, with patients resampled."""
-    return estimate(lambda w: _mean(values, w), patient_weights(patients), len(values))
-
-
-def seed_weights(seeds: int) -> NDArray[np.float64]:
-    """Weights of runs with several seeds in each replicate of a bootstrap over seeds.
-
-    Returns:
-        `(REPLICATES, seeds)`; the sum over the seeds is 1.
-    """
-    generator = np.random.default_rng(1)  # not the one that draws patients
-    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), REPLICATES) / seeds

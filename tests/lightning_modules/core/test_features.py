@@ -12,8 +12,8 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import resnet50
 
-from callbacks.features import (
-    PLANES,
+from datamodules.batch import PLANES
+from lightning_modules.core.features import (
     ClassifierFeatures,
     FeatureExtractor,
     InceptionFeatures,

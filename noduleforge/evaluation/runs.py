@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from callbacks import classification, detection
-from callbacks.scores import REPLICATES, Estimate, mean_estimate
+from noduleforge.evaluation import classification, detection, segmentation
+from noduleforge.evaluation.bootstrap import REPLICATES, Estimate, mean_estimate
+from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
 
 GENERATION = "generation.csv"
 """What `GenerationMetrics` writes of a generator."""
@@ -25,8 +26,6 @@ KNOWN = {"w1", "spread", "count", "patch", "nodule", "features"}
 
 DESCRIBED = ["patient_id", "subtype", "diameter_mm"]
 """Columns of a table of nodules that are not figures."""
-
-GROUPS = ("solid", "part-solid", "ground-glass", "over 8 mm", "all")
 
 
 class Tested(NamedTuple):
@@ -155,7 +154,7 @@ def read_classifier(folder: Path) -> Tested:
 
 def read_segmenter(folder: Path) -> Tested:
     """Every figure of single nodules, by subtype and size."""
-    return of_nodules(pd.read_csv(folder / "segmentation.csv", index_col="name").sort_index())
+    return of_nodules(pd.read_csv(folder / segmentation.TABLE, index_col="name").sort_index())
 
 
 def read_detector(folder: Path) -> Tested:
@@ -239,14 +238,14 @@ def of_nodules(table: pd.DataFrame) -> Tested:
 def _members(nodules: pd.DataFrame, name: str) -> "pd.Series[bool]":
     if name == "all":
         return pd.Series(True, nodules.index)
-    if name == "over 8 mm":
-        return nodules["diameter_mm"] > 8
+    if name == LARGE:
+        return nodules["diameter_mm"] > LARGE_MM
     return nodules["subtype"] == name
 
 
 READERS: dict[str, Callable[[Path], Tested]] = {
     classification.TABLE: read_classifier,
-    "segmentation.csv": read_segmenter,
+    segmentation.TABLE: read_segmenter,
     detection.TABLE: read_detector,
     GENERATION: read_generator,
 }

@@ -6,21 +6,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import resnet10
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torchvision.models import resnet50
 
-from datamodules.batch import Roi
-from lightning_modules.checkpoints import read_checkpoint
-from lightning_modules.classifier import NoduleClassifier
-
-PLANES = ("axial", "coronal", "sagittal")
-"""The planes of a volume, across z, y and x."""
+from datamodules.batch import PLANES
+from lightning_modules.core.classifier import load_classifier
 
 
 class FeatureExtractor(nn.Module, ABC):
@@ -94,6 +85,8 @@ class InceptionFeatures(FeatureExtractor):
     """
 
     def __init__(self, weights: Path, layer: Literal["64", "192", "768", "2048"] = "2048") -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         super().__init__()
         _state_dict(weights)  # the network itself would run what a file may hold
         try:
@@ -130,6 +123,8 @@ class RadImageNetFeatures(FeatureExtractor):
     MEAN = (0.406, 0.456, 0.485)
 
     def __init__(self, weights: Path) -> None:
+        from torchvision.models import resnet50
+
         super().__init__()
         # RadImageNet numbers the children of torchvision's network
         numbers = {"0": "conv1", "1": "bn1", **{str(3 + i): f"layer{i}" for i in (1, 2, 3, 4)}}
@@ -171,6 +166,9 @@ class TimmFeatures(FeatureExtractor):
     """
 
     def __init__(self, model: str, weights: Path) -> None:
+        import timm
+        from safetensors import SafetensorError
+
         super().__init__()
         if not timm.is_model(model):
             message = f"timm has no network {model!r}: timm.list_models() lists what it has."
@@ -223,6 +221,8 @@ class MedicalNetFeatures(FeatureExtractor):
     spatial_dims = 3
 
     def __init__(self, weights: Path) -> None:
+        from monai.networks.nets import resnet10
+
         super().__init__()
         stored = _state_dict(weights)
         stored = {name.removeprefix("module."): value for name, value in stored.items()}
@@ -261,16 +261,9 @@ class ClassifierFeatures(FeatureExtractor):
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__()
-        stored = read_checkpoint(checkpoint)
-        facts = stored.get("noduleforge", {}).get("classifier")
-        if facts is None:
-            message = f"The checkpoint {checkpoint} is not a classifier's: give NoduleClassifier's."
-            raise ValueError(message)
-        size, spacing_mm = stored["noduleforge"]["roi"]
-        self.network = NoduleClassifier(roi=Roi(tuple(size), spacing_mm), **facts)
-        self.network.load_state_dict(stored["state_dict"])
-        self.spatial_dims = facts["spatial_dims"]
-        names = ", ".join(facts["characteristics"])
+        self.network = load_classifier(checkpoint)
+        self.spatial_dims = self.network.spatial_dims
+        names = ", ".join(self.network.characteristics)
         self.describe(
             self.network.answer.in_features,
             f"NoduleClassifier ({names}), pooled",

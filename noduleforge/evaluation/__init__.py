@@ -1,0 +1,1 @@
+"""Figures of what models answer, from tables: numpy and pandas alone."""
