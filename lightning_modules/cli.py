@@ -20,6 +20,7 @@ import lightning_modules
 from callbacks.guards import Guards
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
+from lightning_modules.precision import fast_precision
 
 PACKAGES = [
     Path(str(package.__file__)).parent for package in (callbacks, datamodules, lightning_modules)
@@ -74,6 +75,8 @@ class NoduleForgeCLI(LightningCLI):
                 ResumableCSVLogger(root / table),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
+        if settings.precision is not None:
+            kwargs["precision"] = fast_precision(str(settings.precision), str(settings.accelerator))
         plugins = [*(settings.plugins or []), WholeCheckpointIO()]
         if SLURMEnvironment.detect():
             # Lightning's own way to requeue leaves a checkpoint that later runs would prefer
