@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.insertion import Edit, apply, cut
+from datamodules.batch import Roi
+from datamodules.insertion.edits import Edit, apply
+from datamodules.insertion.rois import cut
 from datamodules.io.volumes import Volume
+from datamodules.lidc import AIR_HU
 
 SHAPES = {"128 x 128 x 128": (128,) * 3, "512 x 512 x 400": (400, 512, 512)}
 SPACING_MM = (1.0, 0.7, 0.7)
@@ -25,7 +28,7 @@ def insert(study: Volume) -> None:
     """Cut the ROI of a request in the middle, and put a nodule of 0.4 HU into it."""
     middle = dict(zip("zyx", (n // 2 for n in study.array.shape), strict=True))
     row = {"subtype": "solid", "diameter_mm": 10.0, **middle}
-    region = cut(study, row, Path(), 32, 1.0, 3)
+    region = cut(study, row, Path(), Roi(32, 1.0), 3, AIR_HU)
     grid = region.image
     change = (region.mask * np.float32(0.4), grid.spacing_mm, grid.origin_mm, grid.direction)
     apply(study, Edit(row, Volume(*change), region.mask))

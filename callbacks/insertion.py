@@ -11,17 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.before_after import before_and_after, index_page
+from callbacks.study_files import FILES, Placed
 from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis, Synthesizes
-from datamodules.insertion import (
-    Edit,
-    InsertionDataModule,
-    InsertionDataset,
-    Placed,
-    apply,
-    box_of,
-    read_requests,
-)
+from datamodules.insertion.edits import Edit, apply, box_of
+from datamodules.insertion.requests import InsertionPlan, finished_file
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 
@@ -54,8 +48,9 @@ class StudyWriter(Callback):
         Raises:
             ValueError: If not.
         """
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, InsertionDataModule):
+        data = getattr(trainer, "datamodule", None)
+        plan = getattr(data, "plan", None)
+        if not isinstance(plan, InsertionPlan):
             message = (
                 "StudyWriter needs data.class_path InsertionDataModule or "
                 "RadiographInsertionDataModule, "
@@ -68,14 +63,12 @@ class StudyWriter(Callback):
                 "to 1, and divide the table of requests by study"
             )
             raise ValueError(message)
-        self.data = data
-        dataset = data.datasets["predict"]
-        assert isinstance(dataset, InsertionDataset)
+        self.plan = plan
         self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
-        for region in dataset.regions:
-            self.waiting.setdefault(region.row["key"], {})[region.row["name"]] = region.row
+        for row in plan.waiting:
+            self.waiting.setdefault(row["key"], {})[row["name"]] = row
         self.edits: dict[str, list[Edit]] = {}
-        self.rows = [*data.done, *(failure(name, why) for name, why in data.failed.items())]
+        self.rows = [*plan.done, *(failure(name, why) for name, why in plan.failed.items())]
         self.root = Path(trainer.default_root_dir)
 
     def on_predict_batch_end(
@@ -108,11 +101,10 @@ class StudyWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest."""
-        requests = read_requests(self.data.requests)
-        order = {str(name): n for n, name in enumerate(requests["name"])}
+        order = {name: n for n, name in enumerate(self.plan.names)}
         self.rows.sort(key=lambda row: order.get(row["nodule_id"].removeprefix("synthetic-"), 0))
-        shapes_of = requests["shape_patient_id"].dropna()
-        write_generator(self.root, cast(Synthesizes, pl_module).provenance, shapes_of)
+        provenance = cast(Synthesizes, pl_module).provenance
+        write_generator(self.root, provenance, self.plan.shape_patients)
         path = self.root / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -133,8 +125,9 @@ class StudyWriter(Callback):
 
     def finish(self, key: str, edits: list[Edit]) -> list[dict[str, Any]]:
         """Write one study; return its rows of the manifest."""
-        source = self.data.requests.parent / edits[0].row["study"]
-        study = self.data.read(source, edits[0].row)
+        source = self.plan.table.parent / edits[0].row["study"]
+        files = FILES[edits[0].change.array.ndim]
+        study = files.read(source, edits[0].row)
         placed: Placed = {}
         pictures: dict[str, Figure] = {}
         for edit in edits:
@@ -147,7 +140,7 @@ class StudyWriter(Callback):
         # named so that it says what it is where the format has no header
         name = f"synthetic-{Path(edits[0].row['study']).name.split('.')[0]}-{key[:6]}"
         who = edits[0].row["patient_id"]
-        image = self.data.write(source, study, self.root, name, placed, key, who)
+        image = files.write(source, study, self.root, name, placed, key, who)
         for of_nodule, picture in pictures.items():
             with written_whole(self.root / f"pictures/synthetic-{of_nodule}.png") as path:
                 picture.savefig(path, dpi=110)
@@ -157,7 +150,7 @@ class StudyWriter(Callback):
             whole[box] = mask
             volume = Volume(whole, study.spacing_mm, study.origin_mm, study.direction)
             write_volume(self.root / row["mask"], volume, "mask of a synthetic nodule, noduleforge")
-        with written_whole(self.root / "finished" / f"{key}.json") as path:
+        with written_whole(finished_file(self.root, key)) as path:
             path.write_text(json.dumps(rows))
         return rows
 

@@ -6,7 +6,7 @@ from datamodules.chestxray14 import ChestXray14DataModule
 from datamodules.combined import CombinedDataModule
 from datamodules.detection import DetectionDataModule
 from datamodules.folder import FolderDataModule
-from datamodules.insertion import InsertionDataModule, RadiographInsertionDataModule
+from datamodules.insertion.modules import InsertionDataModule, RadiographInsertionDataModule
 from datamodules.jsrt import JSRTDataModule
 from datamodules.latents import LatentCache
 from datamodules.lidc import LIDCDataModule, LIDCDataset

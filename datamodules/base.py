@@ -1,6 +1,5 @@
 """What all data modules share: datasets of nodules, augmentation, splits, sampling, loaders."""
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
+from datamodules.digest import sha256
 from datamodules.io.volumes import binarize
 from datamodules.latents import LatentCache
 from datamodules.patients import patient_key
@@ -197,14 +197,6 @@ def _crop(item: NoduleBatch, margin: Sequence[int]) -> NoduleBatch:
     offset = torch.tensor(margin, dtype=torch.float64) * item["spacing_mm"].double()
     item["origin_mm"] = item["origin_mm"] + item["direction"] @ offset.flip(0)
     return item
-
-
-def sha256(*parts: str) -> str:
-    """Return the hex SHA-256 of texts, each ended so that ("ab", "c") is not ("a", "bc")."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

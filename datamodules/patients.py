@@ -1,6 +1,6 @@
 """Which patients weights have seen, as checkpoints and synthetic nodules say it."""
 
-import hashlib
+from datamodules.digest import sha256
 
 GENERATOR = "generator.json"
 """Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
@@ -11,4 +11,4 @@ UNKNOWN_PATIENTS = "unknown"
 
 def patient_key(patient_id: str) -> str:
     """Stands for a patient in a checkpoint: 16 hex digits of a SHA-256."""
-    return hashlib.sha256(b"patient\0" + patient_id.encode() + b"\0").hexdigest()[:16]
+    return sha256("patient", patient_id)[:16]

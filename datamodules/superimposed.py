@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from datamodules.base import Split, raise_together, sha256, split_by_patient
+from datamodules.base import Split, raise_together, split_by_patient
+from datamodules.digest import sha256
 from datamodules.io.radiographs import lung_point, read_lungs
 from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
 from datamodules.lidc import read_table

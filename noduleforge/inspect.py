@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datamodules.base import sha256
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
+from datamodules.digest import sha256
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.lidc import check_hu, read_table

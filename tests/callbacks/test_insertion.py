@@ -19,16 +19,13 @@ from PIL import Image
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
+from callbacks import study_files
 from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
-from datamodules import (
-    InsertionDataModule,
-    LIDCDataModule,
-    RadiographInsertionDataModule,
-    insertion,
-)
+from callbacks.study_files import CTFiles
+from datamodules import InsertionDataModule, LIDCDataModule, RadiographInsertionDataModule
 from datamodules.batch import Provenance, Roi, Synthesis
-from datamodules.insertion import Edit, apply
+from datamodules.insertion.edits import Edit, apply
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.patients import patient_key
@@ -37,6 +34,7 @@ from noduleforge.prepare.lidc import prepare_lidc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from dicom import uid_of, write_radiograph, write_series
+from insertions import RADIOGRAPH_ROI, asked_of
 
 SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
 INSIDE = (4.0, 2.0, 130.0)
@@ -46,8 +44,12 @@ MARGIN_MM = 3.0
 class Painter(LightningModule):
     """Paints 0 HU where a nodule is asked for."""
 
+    margin_voxels = 3
     provenance = Provenance("painter.ckpt", 0, 1, ("a", "b"))
-    roi, margin_voxels = Roi(32), 3
+
+    def __init__(self, roi: Roi) -> None:
+        super().__init__()
+        self.roi = roi
 
     def predict_step(self, batch: Any, batch_idx: int) -> Synthesis:
         weight = feather(batch["mask"], 3)
@@ -91,7 +93,7 @@ def insert(tmp_path: Path, scan: Volume) -> Insert:
             enable_progress_bar=False,
             callbacks=[StudyWriter()],
         )
-        trainer.predict(Painter(), data, return_predictions=False)
+        trainer.predict(Painter(Roi(32)), data, return_predictions=False)
         return tmp_path / out
 
     return run
@@ -257,7 +259,7 @@ def test_slope_and_intercept_are_the_sources(tmp_path: Path, scan: Volume) -> No
         default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
         enable_progress_bar=False, callbacks=[StudyWriter()],
     )  # fmt: skip
-    trainer.predict(Painter(), data, return_predictions=False)
+    trainer.predict(Painter(Roi(32)), data, return_predictions=False)
     before = {d.InstanceNumber: d for d in map(pydicom.dcmread, (tmp_path / "dicom").iterdir())}
     same = 0
     for path in (tmp_path / "out/studies").rglob("*.dcm"):
@@ -305,8 +307,7 @@ def test_masks_positions_and_histograms_are_as_asked(
     assert box.sum() * np.prod(SPACING) == pytest.approx(175, rel=0.35)
     overlap = read_volume(root / table["mask"][1]).array * there
     assert overlap.sum() > 0.8 * there.sum()
-    data = InsertionDataModule(tmp_path / "requests.csv")
-    data.setup("predict")
+    data = asked_of(InsertionDataModule(tmp_path / "requests.csv"), Roi(32))
     asked = [item["histogram"] for item in data.datasets["predict"]]
     torch.testing.assert_close(asked[0], torch.tensor([0.25, 0.75]))
     assert asked[1].isnan().all()
@@ -414,7 +415,7 @@ def test_a_study_that_cannot_be_written_loses_no_other(
 ) -> None:
     """Nothing of it is left behind, and its request says why."""
     write_volume(tmp_path / "bad.mha", scan)
-    written = InsertionDataModule.write
+    written = CTFiles.write
 
     def write(self: Any, source: Path, *rest: Any) -> Any:
         if source.name == "bad.mha":
@@ -422,7 +423,7 @@ def test_a_study_that_cannot_be_written_loses_no_other(
             raise ValueError(message)
         return written(self, source, *rest)
 
-    monkeypatch.setattr(InsertionDataModule, "write", write)
+    monkeypatch.setattr(CTFiles, "write", write)
     rows = [at(*INSIDE, name="bad", study="bad.mha"), at(*INSIDE, name="good")]
     root = insert("scan.mha", rows)
     table = pd.read_csv(root / "nodules.csv").set_index("nodule_id")
@@ -458,14 +459,14 @@ def test_a_full_disk_loses_no_study_that_is_done(
 ) -> None:
     write_volume(tmp_path / "first.mha", scan)
     rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
-    real = insertion.write_volume
+    real = study_files.write_volume
 
     def full(path: Path, *args: Any) -> None:
         if "scan" in Path(path).name:
             raise OSError(28, "No space left on device")
         real(path, *args)
 
-    monkeypatch.setattr(insertion, "write_volume", full)
+    monkeypatch.setattr(study_files, "write_volume", full)
     with pytest.raises(OSError, match="No space left"):
         insert("scan.mha", rows)
     monkeypatch.undo()
@@ -525,7 +526,7 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
         default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
         enable_progress_bar=False, callbacks=[StudyWriter()],
     )  # fmt: skip
-    trainer.predict(Painter(), data, return_predictions=False)
+    trainer.predict(Painter(RADIOGRAPH_ROI), data, return_predictions=False)
     table = pd.read_csv(tmp_path / "out/nodules.csv")
     assert table["status"].tolist() == ["inserted"]
     assert (tmp_path / "out/nodules.csv").read_text().splitlines()[1].split(",")[1] == "007"
@@ -570,9 +571,8 @@ def test_radiographs_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     names = (path.name, "broken.dcm", "none.dcm", "colour.dcm")
     rows = [{"study": name, **where} for name in names]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
-    data.setup("predict")
-    told = " ".join(data.failed.values())
+    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
+    told = " ".join(data.plan.failed.values())
     reasons = ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist")
     for what in (*reasons, "pixels of shape (300, 260, 3)"):
         assert what in told
@@ -586,10 +586,9 @@ def test_a_pictures_spacing_may_differ_by_axis(tmp_path: Path) -> None:
         {**row, "study": f"./{path.name}", "spacing_mm": "-"},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
+    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
     assert data.read(path, rows[0]).spacing_mm == (0.5, 0.25)
-    data.setup("predict")
-    assert list(data.failed.values()) == [
+    assert list(data.plan.failed.values()) == [
         "spacing_mm is '-': give a number above 0, or two, along y and x"
     ]
 

@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from insertions import asked_of
 from scipy import ndimage
 
-from datamodules.insertion import InsertionDataModule
+from datamodules.batch import Roi
+from datamodules.insertion.modules import InsertionDataModule
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 from noduleforge.place import find_lungs, lungs_by_threshold, place, turned
@@ -80,9 +82,8 @@ def test_requests_keep_to_the_policy(study: Path, store: Path, tmp_path: Path) -
     assert apart.min() > 5
     assert table["shape_of"].str.startswith("n").all()
     # all of them can be fulfilled
-    data = InsertionDataModule(tmp_path / "out/requests.csv")
-    data.setup("predict")
-    assert not data.failed
+    data = asked_of(InsertionDataModule(tmp_path / "out/requests.csv"), Roi(32))
+    assert not data.plan.failed
     assert len(data.datasets["predict"]) == 12
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from insertions import RADIOGRAPH_ROI, asked_of
 from PIL import Image
 
 from datamodules import ChestXray14DataModule, RadiographInsertionDataModule
 from datamodules.base import split_of
-from datamodules.insertion import InsertionDataset
+from datamodules.insertion.modules import InsertionDataset
 from datamodules.io.volumes import read_volume
 from noduleforge.cli import main
 from noduleforge.place_radiographs import place_radiographs
@@ -43,9 +44,8 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
         # no wider than the largest shape, and no empty one
         area = shape.array.sum() * np.prod(shape.spacing_mm)
         assert 0 < area < np.pi / 4 * (1.5 * DIAMETER_MM[1]) ** 2
-    data = RadiographInsertionDataModule(tmp_path / "out/requests.csv")
-    data.setup("predict")
-    assert not data.failed
+    data = asked_of(RadiographInsertionDataModule(tmp_path / "out/requests.csv"), RADIOGRAPH_ROI)
+    assert not data.plan.failed
     # the same command draws the same
     place_radiographs(
         background_radiographs,
@@ -73,8 +73,7 @@ def test_each_copy_of_a_radiograph_has_nodules_of_its_own(
     assert table["name"].is_unique
     assert set(table.groupby("study")["copy"].agg(tuple)) == {(0, 0, 1, 1, 2, 2)}
     assert len(table.drop_duplicates(["study", "x_mm", "y_mm"])) == len(table)
-    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
-    data.setup("predict")
+    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
     dataset = data.datasets["predict"]
     assert isinstance(dataset, InsertionDataset)
     keys = pd.Series([region.row["key"] for region in dataset.regions])

@@ -1,0 +1,234 @@
+"""Data modules of requests to put synthetic nodules into whole studies: CT, or radiographs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from datamodules.base import NoduleDataModule, NoduleDataset
+from datamodules.batch import SUBTYPES, NoduleBatch, Roi
+from datamodules.insertion.requests import (
+    InsertionPlan,
+    code_of,
+    pseudonym,
+    radiograph_spacing,
+    read_finished,
+    read_requests,
+    study_key,
+)
+from datamodules.insertion.rois import Region, check_apart, cut
+from datamodules.io.dicom import read_study
+from datamodules.io.radiographs import read_radiograph
+from datamodules.io.volumes import Volume, equivalent_diameter_mm
+from datamodules.lidc import AIR_HU, check_hu
+from datamodules.ratings import RATINGS
+
+
+class InsertionDataset(NoduleDataset):
+    """The regions of all requests that can be fulfilled."""
+
+    def __init__(self, regions: Sequence[Region], roi_size: Sequence[int]) -> None:
+        """Describe the regions."""
+        codes = [code_of(region.row.get("subtype")) for region in regions]
+        super().__init__(codes, roi_size)
+        self.regions = list(regions)
+        self.table = pd.DataFrame([region.row for region in regions])
+
+    def facts(self) -> Iterable[str]:
+        """List the requests."""
+        yield self.table.to_json(orient="split")
+
+    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+        """One region; `size` is that of the ROI."""
+        region = self.regions[nodule]
+        row, image = region.row, region.image
+        known = {name: float(row.get(name, np.nan)) for name in RATINGS}
+        known["diameter_mm"] = equivalent_diameter_mm(region.mask, image.spacing_mm)
+        item: NoduleBatch = {
+            "image": torch.from_numpy(np.rint(image.array).astype(np.float32))[None],
+            "mask": torch.from_numpy(region.mask.astype(np.float32))[None],
+            "subtype": torch.tensor(self.subtypes[nodule]),
+            "attributes": {name: torch.tensor(value) for name, value in known.items()},
+            "spacing_mm": torch.tensor(image.spacing_mm, dtype=torch.float32),
+            "origin_mm": torch.tensor(image.origin_mm, dtype=torch.float64),
+            "direction": torch.from_numpy(image.direction.copy()),
+            "name": row["name"],
+            "patient_id": row["patient_id"],
+            "index": torch.tensor(row["index"]),
+        }
+        if any(other.histogram for other in self.regions):
+            length = max(len(other.histogram) for other in self.regions)
+            item["histogram"] = torch.tensor(region.histogram or (np.nan,) * length)
+        return item
+
+    def __getitem__(self, index: int) -> NoduleBatch:
+        """Return one region; its `index` is the request's seed."""
+        item = super().__getitem__(index)
+        item["index"] = torch.tensor(self.regions[index].row["index"])
+        return item
+
+
+class InsertionDataModule(NoduleDataModule):
+    """Requests to put nodules into whole CT studies, for `lightning predict` alone.
+
+    What cannot be fulfilled is said in `plan`, with the reason, and does not stop the others.
+    Studies that an earlier, interrupted run in the same folder has finished are left out.
+
+    Attributes:
+        plan: what is to become of each request; there once `setup` has read the studies.
+    """
+
+    plan: InsertionPlan
+    spatial_dims = 3
+
+    def __init__(
+        self,
+        requests: Path,
+        roi: Roi | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        """Describe the requests.
+
+        Args:
+            requests: a CSV file, one nodule a row. `study` (MetaImage, NIfTI, NRRD or a folder with
+                a DICOM series, relative to the table); `x_mm`, `y_mm`, `z_mm` (world, LPS) or `z`,
+                `y`, `x` (voxel), unless the mask is on the study's grid; `diameter_mm` of a ball,
+                or `mask`, a file with the shape; `subtype`; and where wanted `name`, `seed`,
+                `copy` (nodules of the same study with another one go into a copy of it),
+                `shape_patient_id` (whose nodule's outline the mask is: such a patient counts as one
+                that the generator has seen),
+                `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
+                between; else that of a real training nodule is drawn) and LIDC ratings.
+            roi: how regions are cut; null for the model's.
+            batch_size: requests that are synthesized together.
+        """
+        super().__init__(roi, batch_size, cache_dir=None)
+        self.requests = requests
+
+    @property
+    def margin_voxels(self) -> int:
+        """How far beyond a nodule's mask the model changes the image, in voxels of the ROI.
+
+        Raises:
+            ValueError: If there is no model to say it.
+        """
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if not hasattr(model, "margin_voxels"):
+            message = "Nodules are inserted by a diffusion model: use `lightning predict` with one"
+            raise ValueError(message)
+        margin: int = model.margin_voxels
+        return margin
+
+    def build(self) -> dict[str, NoduleDataset]:
+        """Read every study once and cut its regions.
+
+        Raises:
+            FileNotFoundError: If there is no such table.
+            ValueError: If the table is faulty, or there is nothing to be done.
+        """
+        table = read_requests(self.requests)
+        root = self.requests.parent
+        run = Path(self.trainer.default_root_dir if self.trainer else ".")
+        regions: list[Region] = []
+        failed: dict[str, str] = {}
+        done: list[dict[str, Any]] = []
+        studies = list(table.groupby(["study", "copy"], sort=False))
+        for (name, _), rows in tqdm(studies, desc="studies", unit="study"):
+            key = study_key(str(name), rows)
+            if (finished := read_finished(run, key)) is not None:
+                done += finished
+                continue
+            path = root / str(name)
+            try:
+                study = self.read(path, {str(k): v for k, v in rows.iloc[0].items()})
+            except (FileNotFoundError, ValueError) as error:
+                failed |= dict.fromkeys(rows["name"], str(error))
+                continue
+            for row in rows.to_dict("records"):
+                given: dict[str, Any] = {str(column): value for column, value in row.items()}
+                given |= {"key": key, "patient_id": pseudonym(given)}
+                try:
+                    region = self.region(study, given)
+                    check_apart(region, [one for one in regions if one.row["key"] == key])
+                    regions.append(region)
+                except (FileNotFoundError, ValueError) as error:
+                    failed[given["name"]] = str(error)
+        self.plan = InsertionPlan(
+            table=self.requests,
+            names=tuple(table["name"]),
+            shape_patients=tuple(table["shape_patient_id"].dropna()),
+            waiting=tuple(region.row for region in regions),
+            failed=failed,
+            done=tuple(done),
+        )
+        return {"predict": InsertionDataset(regions, self.roi.shape(self.spatial_dims))}
+
+    def read(self, path: Path, row: dict[str, Any]) -> Volume:
+        """Read a whole study, a CT in HU.
+
+        Args:
+            path: of the study.
+            row: the first of its requests.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged or not in HU.
+        """
+        study = read_study(path)
+        if fault := check_hu(study.array):
+            message = f"{path} {fault}"
+            raise ValueError(message)
+        return study
+
+    def region(self, study: Volume, row: dict[str, Any]) -> Region:
+        """Cut the ROI of one request.
+
+        Raises:
+            FileNotFoundError: If the mask is missing.
+            ValueError: If the request cannot be fulfilled; says why.
+        """
+        if row.get("subtype") not in SUBTYPES:
+            message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
+            raise ValueError(message)
+        region = cut(study, row, self.requests.parent, self.roi, self.margin_voxels, AIR_HU)
+        mean = float(region.image.array[region.mask > 0].mean())
+        if mean > 0:
+            message = f"its place is no lung (mean {mean:.0f} HU): give another position"
+            raise ValueError(message)
+        return region
+
+
+class RadiographInsertionDataModule(InsertionDataModule):
+    """Requests to put nodules into whole radiographs: pictures, DICOM, or JSRT's `.IMG`.
+
+    As for CT, but the table has `x_mm`, `y_mm` or `y`, `x` (pixel), and for pictures `spacing_mm`
+    (one number, or two, along y and x, with a space between); subtypes and histograms are not asked
+    for. Which characteristics nodules have, and how strongly, is said by the model (`strengths`).
+    Radiographs must have the units that the model was trained on.
+    """
+
+    spatial_dims = 2
+
+    def read(self, path: Path, row: dict[str, Any]) -> Volume:
+        """Read a whole radiograph, bone bright.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged, or its spacing is not known.
+        """
+        radiograph = read_radiograph(path, radiograph_spacing(row.get("spacing_mm")))
+        return Volume(
+            radiograph.array.copy(),
+            radiograph.spacing_mm,
+            radiograph.origin_mm,
+            radiograph.direction,
+        )
+
+    def region(self, study: Volume, row: dict[str, Any]) -> Region:
+        """Cut the ROI of one request; raises as `cut` does."""
+        fill = float(study.array.min())
+        return cut(study, row, self.requests.parent, self.roi, self.margin_voxels, fill)
