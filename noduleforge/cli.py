@@ -1,43 +1,78 @@
 """The `noduleforge` command: what is done before and after training.
 
 `noduleforge prepare sample --out data/sample` calls `prepare_sample(out=Path("data/sample"))`:
-a subcommand is a function, its options are the function's arguments.
+a command is a function, its options are the function's arguments. A command's module is imported
+only when the command is called, so that the others cost nothing.
 """
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
-from jsonargparse import auto_cli
 
-from noduleforge.compare import compare
-from noduleforge.inspect import inspect
-from noduleforge.memorization import memorization
-from noduleforge.place import place
-from noduleforge.place_radiographs import place_radiographs
-from noduleforge.prepare.lidc import prepare_lidc
-from noduleforge.prepare.projections import prepare_projections
-from noduleforge.prepare.radiographs import prepare_chestxray14, prepare_jsrt
-from noduleforge.prepare.sample import prepare_sample
-from noduleforge.prepare.volumes import prepare_volumes
+class Command(NamedTuple):
+    """A function that can be called from the command line.
 
-COMMANDS: dict[str, Any] = {
-    "prepare": {
-        "_help": "Make data sets that the datamodules read.",
-        "sample": prepare_sample,
-        "lidc": prepare_lidc,
-        "volumes": prepare_volumes,
-        "jsrt": prepare_jsrt,
-        "chestxray14": prepare_chestxray14,
-        "projections": prepare_projections,
-    },
-    "inspect": inspect,
-    "place": place,
-    "place-radiographs": place_radiographs,
-    "compare": compare,
-    "memorization": memorization,
+    Attributes:
+        module: where it is.
+        function: its name.
+        help: what it does, in one line; `--help` of the command itself is its docstring.
+    """
+
+    module: str
+    function: str
+    help: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        function: Callable[..., Any] = getattr(import_module(self.module), self.function)
+        return function
+
+
+class Group(NamedTuple):
+    """Commands with a first word in common.
+
+    Attributes:
+        commands: by their second word.
+        help: what they do, in one line.
+    """
+
+    commands: Mapping[str, Command]
+    help: str
+
+
+PREPARE = {
+    "sample": Command(
+        "noduleforge.prepare.sample", "prepare_sample", "The sample: CT patches with nodules."
+    ),
+    "lidc": Command("noduleforge.prepare.lidc", "prepare_lidc", "LIDC-IDRI as TCIA ships it."),
+    "volumes": Command(
+        "noduleforge.prepare.volumes", "prepare_volumes", "CT volumes with masks of nodules."
+    ),
+    "jsrt": Command("noduleforge.prepare.radiographs", "prepare_jsrt", "JSRT's radiographs."),
+    "chestxray14": Command(
+        "noduleforge.prepare.radiographs", "prepare_chestxray14", "Images of ChestX-ray14."
+    ),
+    "projections": Command(
+        "noduleforge.prepare.projections", "prepare_projections", "Radiographs of the sample CT."
+    ),
+}
+
+COMMANDS: Mapping[str, Command | Group] = {
+    "prepare": Group(PREPARE, "Make data sets that the data modules read."),
+    "inspect": Command("noduleforge.inspect", "inspect", "Look at a data set of CT nodules."),
+    "place": Command("noduleforge.place", "place", "Draw requests for nodules in CT."),
+    "place-radiographs": Command(
+        "noduleforge.place_radiographs", "place_radiographs", "Draw requests on radiographs."
+    ),
+    "compare": Command("noduleforge.compare", "compare", "Compare the runs of several arms."),
+    "memorization": Command(
+        "noduleforge.memorization", "memorization", "Look for copies of training nodules."
+    ),
 }
 
 LISTS = {"compare": "runs", "place": "studies"}
@@ -58,16 +93,39 @@ def main(args: Sequence[str] | None = None) -> None:
         words = [words[0], *listed, *options]
     if words[:1] == ["inspect"] and words[1:] and not words[1].startswith("-"):
         words.insert(1, "--root")
+    command, options = find(words)
+    if command is None:
+        overview().parse_args(words)  # says what there is, and ends
+        return
+    from jsonargparse import auto_cli
+
+    name = " ".join(["noduleforge", *words[: len(words) - len(options)]])
     try:
-        auto_cli(
-            COMMANDS,
-            args=words,
-            as_positional=False,
-            prog="noduleforge",
-        )
+        auto_cli(command.load(), args=options, as_positional=False, prog=name)
     except (OSError, ValueError) as error:
         print(f"noduleforge: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def find(words: Sequence[str]) -> tuple[Command | None, list[str]]:
+    """The command that the first words name, if any, and the words after them."""
+    found = COMMANDS.get(words[0]) if words else None
+    if isinstance(found, Group):
+        return found.commands.get(words[1]) if words[1:] else None, list(words[2:])
+    return found, list(words[1:])
+
+
+def overview() -> argparse.ArgumentParser:
+    """A parser that knows the commands' names alone."""
+    parser = argparse.ArgumentParser("noduleforge", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, known in COMMANDS.items():
+        own = commands.add_parser(name, help=known.help, description=known.help)
+        if isinstance(known, Group):
+            members = own.add_subparsers(title="commands", required=True, metavar="COMMAND")
+            for member, command in known.commands.items():
+                members.add_parser(member, help=command.help)
+    return parser
 
 
 if __name__ == "__main__":

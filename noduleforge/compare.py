@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from datamodules.io.volumes import read_volume
 from datamodules.io.whole_files import written_whole
 from noduleforge.evaluation.bootstrap import interval, seed_weights
 from noduleforge.evaluation.runs import GENERATION, Measured, by_arm, measured
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def compare(runs: list[Path], reference: str, out: Path = Path("runs/comparison")) -> None:
@@ -94,8 +95,11 @@ def markdown(table: pd.DataFrame, reference: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(table: pd.DataFrame, reference: str) -> Figure:
+def draw(table: pd.DataFrame, reference: str) -> "Figure":
     """Each figure's difference to the reference, with its interval, in units of the reference."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys(table["figure"]))
     arms = [arm for arm in dict.fromkeys(table["arm"]) if arm != reference]
     with mpl.rc_context({"font.size": 8}):
@@ -120,8 +124,11 @@ def draw(table: pd.DataFrame, reference: str) -> Figure:
     return figure
 
 
-def pictures(arms: Mapping[str, Path], lines: int = 6) -> Figure:
+def pictures(arms: Mapping[str, Path], lines: int = 6) -> "Figure":
     """The same synthetic nodules of every arm, of the first seed, side by side."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     tables = {
         arm: pd.read_csv(folder / "synthetic/nodules.csv", index_col="nodule_id")
         for arm, folder in arms.items()

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.digest import sha256
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
 from datamodules.io.whole_files import written_whole
-from datamodules.lidc import check_hu, read_table
 from datamodules.ratings import RATINGS, characteristics, subtype_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 UNKNOWN = "unknown"
 DIAMETER_MM = (3.0, 30.0)
@@ -68,6 +67,12 @@ def inspect(
         FileNotFoundError: If there is no such table.
         ValueError: If the table is faulty, or not one nodule can be read.
     """
+    import matplotlib as mpl
+    import pandas as pd
+    from tqdm import tqdm
+
+    from datamodules.lidc import read_table
+
     table = read_table(root / csv, columns, select)
     seen: list[Seen] = []
     faults: list[tuple[str, str]] = []
@@ -109,6 +114,8 @@ def look(root: Path, row: dict[str, Any]) -> Seen:
         FileNotFoundError: If a file is missing.
         ValueError: If a file cannot be used at all; training would refuse it too.
     """
+    from datamodules.lidc import check_hu
+
     image, mask = read_volume(root / row["image"]), read_volume(root / row["mask"])
     if not image.grid.matches(mask.grid):
         message = f"{row['mask']} lies on another grid than {row['image']}: resample it"
@@ -167,7 +174,7 @@ def middle(image: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[NDArray[Any]
     return image[box].copy(), inside[box].copy()
 
 
-def twice(facts: pd.DataFrame) -> list[tuple[str, str]]:
+def twice(facts: "pd.DataFrame") -> list[tuple[str, str]]:
     """Images that several patients share: one would be in training and test."""
     faults = []
     for _, same in facts.groupby("voxels"):
@@ -178,7 +185,7 @@ def twice(facts: pd.DataFrame) -> list[tuple[str, str]]:
     return faults
 
 
-def summary(facts: pd.DataFrame, faults: list[tuple[str, str]], rows: int) -> str:
+def summary(facts: "pd.DataFrame", faults: list[tuple[str, str]], rows: int) -> str:
     """Counts as Markdown."""
     patients = facts.groupby("patient_id").size()
     lines = [
@@ -207,8 +214,10 @@ def summary(facts: pd.DataFrame, faults: list[tuple[str, str]], rows: int) -> st
     return "\n".join(lines) + "\n"
 
 
-def overview(facts: pd.DataFrame, seen: list[Seen]) -> Figure:
+def overview(facts: "pd.DataFrame", seen: list[Seen]) -> "Figure":
     """Counts and histograms as plots."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     grid = figure.subplots(2, 2)
     present = [name for name in (*SUBTYPES, UNKNOWN) if (facts["subtype"] == name).any()]
@@ -228,8 +237,10 @@ def overview(facts: pd.DataFrame, seen: list[Seen]) -> Figure:
     return figure
 
 
-def contact_sheet(facts: pd.DataFrame, seen: list[Seen]) -> Figure:
+def contact_sheet(facts: "pd.DataFrame", seen: list[Seen]) -> "Figure":
     """Nodules of each subtype from small to large, with their outlines."""
+    from matplotlib.figure import Figure
+
     present = [name for name in (*SUBTYPES, UNKNOWN) if (facts["subtype"] == name).any()]
     figure = Figure(figsize=(SHEET, 1.25 * len(present)), layout="constrained")
     grid = figure.subplots(len(present), SHEET, squeeze=False)
