@@ -28,8 +28,12 @@ for task in subtype malignancy; do
     fi
     for seed in "${seeds[@]}"; do
         for arm in "${arms[@]}"; do
-            overlay=()
-            [ $arm = real ] || overlay=(--config $down/augmentation/$arm.yaml)
+            overlay=(--config $down/augmentation/$arm.yaml)
+            case $arm in
+                real) overlay=() ;;
+                synthetic_1) ;;
+                synthetic_*) overlay=(--config $down/augmentation/synthetic_1.yaml "${overlay[@]}") ;;
+            esac
             for command in fit test; do
                 lightning $command "${config[@]}" "${overlay[@]}" --seed_everything "$seed" \
                     --data.init_args.seed "$seed" \

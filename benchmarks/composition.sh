@@ -41,22 +41,23 @@ for seed in "${seeds[@]}"; do
             ln -sfn "../$way$name-$seed/adapters/$name" "runs/cxr/${way:-separate-}$seed/$name"
         done
     done
-    together=("${stage2[@]}" --config configs/cxr/composition.yaml
-        --model.init_args.adapters "$separate" --trainer.max_steps 300 "${seeded[@]}")
-    lightning fit "${together[@]}" --trainer.default_root_dir "runs/cxr/orthogonal-$seed"
-    lightning fit "${together[@]}" --config configs/ablations/cxr/apart.yaml \
-        --trainer.default_root_dir "runs/cxr/apart-$seed"
-    lightning fit "${together[@]}" --config configs/cxr/zip.yaml --trainer.max_steps 100 \
-        --model.init_args.adapters "$separate" --trainer.default_root_dir "runs/cxr/zip-$seed"
+    together=("${stage2[@]}" --config configs/cxr/composition.yaml)
+    trained=(--model.init_args.adapters "$separate" "${seeded[@]}")
+    lightning fit "${together[@]}" "${trained[@]}" --trainer.max_steps 300 \
+        --trainer.default_root_dir "runs/cxr/orthogonal-$seed"
+    lightning fit "${together[@]}" --config configs/ablations/cxr/apart.yaml "${trained[@]}" \
+        --trainer.max_steps 300 --trainer.default_root_dir "runs/cxr/apart-$seed"
+    lightning fit "${together[@]}" --config configs/cxr/zip.yaml "${trained[@]}" \
+        --trainer.max_steps 100 --trainer.default_root_dir "runs/cxr/zip-$seed"
 
     labels=("${stage2[@]}" --config configs/cxr/labels.yaml)
     lightning fit "${labels[@]}" "${scratch[@]}" --seed_everything "$seed" \
         --model.init_args.seed "$seed" --trainer.default_root_dir "runs/cxr/labels-$seed"
-    trained=(--ckpt_path "runs/cxr/labels-$seed/checkpoints/last.ckpt")
-    lightning predict "${labels[@]}" --config benchmarks/labels_fidelity.yaml "${trained[@]}" \
+    labelled=(--ckpt_path "runs/cxr/labels-$seed/checkpoints/last.ckpt")
+    lightning predict "${labels[@]}" --config benchmarks/labels_fidelity.yaml "${labelled[@]}" \
         --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-labels-$seed"
 
-    judge=("${stage2[@]}" --config configs/cxr/fidelity.yaml --trainer.limit_predict_batches 3)
+    judge=("${stage2[@]}" --config configs/cxr/fidelity.yaml)
     for set in separate bases orthogonal apart zip; do
         case $set in
             separate) adapters=$separate ;;
@@ -64,10 +65,10 @@ for seed in "${seeds[@]}"; do
             *) adapters=$(folders "runs/cxr/$set-$seed") ;;
         esac
         lightning predict "${judge[@]}" --model.init_args.adapters "$adapters" \
-            --trainer.default_root_dir "runs/cxr/fidelity-$set-$seed"
+            --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-$set-$seed"
     done
     lightning predict "${judge[@]}" --config configs/cxr/mergings.yaml \
-        --model.init_args.adapters "$separate" \
+        --model.init_args.adapters "$separate" --trainer.limit_predict_batches 3 \
         --trainer.default_root_dir "runs/cxr/fidelity-mergings-$seed"
 
     fid=(--config benchmarks/fid.yaml --data.init_args.radiographs_per_nodule 8
@@ -77,7 +78,7 @@ for seed in "${seeds[@]}"; do
         lightning test "${stage2[@]}" --config configs/cxr/fidelity.yaml "${of[@]}" \
             --model.init_args.adapters "$separate" \
             --trainer.default_root_dir "runs/cxr/fid-adapter-$name-$seed"
-        lightning test "${labels[@]}" "${of[@]}" "${trained[@]}" \
+        lightning test "${labels[@]}" "${of[@]}" "${labelled[@]}" \
             --trainer.default_root_dir "runs/cxr/fid-labels-$name-$seed"
     done
 done

@@ -4,19 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from overlays import ROOT, arguments
 
 from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from lightning_modules.cli import main
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_every_config_that_is_named_exists() -> None:
-    named = set(re.findall(r"configs/[\w/]+\.yaml", README))
+    named = set(re.findall(r"configs/[\w/*]+\.yaml", README))
     assert named
-    assert [path for path in named if not (ROOT / path).is_file()] == []
+    assert [path for path in named if not list(ROOT.glob(path))] == []
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -32,21 +33,62 @@ def test_make_targets_exist() -> None:
 COMMANDS = re.findall(r"^lightning (fit|test|predict) +(--config .*)$", README, re.MULTILINE)
 
 
+def snippet(mark: str) -> str:
+    """The YAML of the README that contains a mark."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (found,) = [block for block in blocks if mark in block]
+    return str(found)
+
+
 @pytest.mark.parametrize(("subcommand", "rest"), COMMANDS)
 def test_command_parses(
-    subcommand: str, rest: str, monkeypatch: pytest.MonkeyPatch, store: Path
+    subcommand: str,
+    rest: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(snippet("# site.yaml"))
     monkeypatch.chdir(ROOT)
-    words = rest.replace(" DIR", f" {store}").split()
+    words = rest.replace(" site.yaml", f" {site}").split()
     with pytest.raises(SystemExit) as ended:
         main([subcommand, *words, "--print_config"])
     assert ended.value.code == 0
+    roots = {"root": "/datasets/lidc"} if str(site) in words else {}
+    settings = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert roots.items() <= settings.items()
+
+
+@pytest.mark.parametrize("config", ["downstream/ct_classification", "cxr/composition"])
+def test_a_site_that_does_not_fit_the_class_is_refused(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.yaml").write_text(snippet("# site.yaml"))
+    words = [*arguments(f"{config}.yaml"), "--config", str(tmp_path / "site.yaml")]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words, "--print_config"])
+    assert ended.value.code == 2
+    assert "root" in capsys.readouterr().err
+
+
+def test_a_later_config_overrides_an_option_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the README says, so that nobody is surprised."""
+    option = ["--trainer.default_root_dir", "runs/mine"]
+    overlay = ["--config", str(ROOT / "configs/ct/diffusion_large.yaml")]
+    base = arguments("ct/diffusion.yaml")
+    for words, root in (
+        ([*base, *option, *overlay], "runs/ct-large/diffusion"),
+        ([*base, *overlay, *option], "runs/mine"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", *words, "--print_config"])
+        assert yaml.safe_load(capsys.readouterr().out)["trainer"]["default_root_dir"] == root
 
 
 def test_yaml_of_the_section_on_extending_is_valid(tmp_path: Path) -> None:
-    snippet = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert snippet
-    head = "".join(f"        {line}\n" for line in snippet[1].splitlines())
+    lines = snippet("conditioners:").splitlines()
+    head = "".join(f"        {line}\n" for line in lines)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(f"model:\n  init_args:\n    head:\n      init_args:\n{head}")
     base = ["--config", str(ROOT / "configs/ct/diffusion.yaml"), "--config", str(overlay)]

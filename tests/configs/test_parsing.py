@@ -1,0 +1,143 @@
+"""Every shipped config parses; the command answers mistakes well."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from overlays import BENCHMARKS, CONFIGS, MARK, arguments, options, over, shipped
+
+from lightning_modules.cli import main
+
+ALL = sorted([*CONFIGS.rglob("*.yaml"), *BENCHMARKS.glob("*.yaml")])
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_overlay_says_what_it_is_laid_over(path: Path) -> None:
+    """A full config has a seed and stands alone; everything else is an overlay."""
+    lines = path.read_text().splitlines()
+    full = "seed_everything" in yaml.safe_load(path.read_text())
+    assert full != lines[0].startswith(MARK)
+    assert lines[0 if full else 1].startswith("# ")
+    named = over(path)
+    assert full != bool(named)
+    for number, name in enumerate(named):
+        # whatever that one lies over stands before it
+        assert {*over(CONFIGS / name)} <= {*named[:number]}
+
+
+@pytest.mark.parametrize("name", shipped("trainer"))
+def test_a_trainer_states_hardware_alone(name: str) -> None:
+    assert {*yaml.safe_load((CONFIGS / name).read_text())} == {"trainer"}
+
+
+HARDWARE = {"accelerator", "devices", "num_nodes", "strategy", "plugins"}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("trainer/")])
+def test_hardware_is_stated_by_trainers_alone(name: str) -> None:
+    stated = yaml.safe_load((CONFIGS / name).read_text()).get("trainer", {})
+    assert not HARDWARE & {*stated}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.name)
+def test_overlay_of_a_benchmark_parses(path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", *options(path), "--print_config"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments(name), "--print_config"])
+    assert ended.value.code == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved["model"]["class_path"].startswith("lightning_modules.")
+    assert resolved["trainer"]["default_root_dir"].startswith("runs/")
+    of_folders = ("quickstart/cxr_picture.yaml", "cxr/fidelity.yaml", "cxr/mergings.yaml")
+    begins = {
+        f"{kind}/insert.yaml": f"runs/{kind}/diffusion/checkpoints/last.ckpt"
+        for kind in ("ct", "cxr")
+    }
+    begins["downstream/ct_synthetic.yaml"] = begins["ct/insert.yaml"]
+    begins |= dict.fromkeys((*of_folders, "downstream/ct_copy_paste.yaml"))
+    assert resolved["ckpt_path"] == begins.get(name, "last")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        (["--model.init_args.learning_ratee", "3"], "learning_ratee"),
+        (["--trainer.max_stepz", "3"], "max_stepz"),
+        (["--data.init_args.batch_size", "many"], "batch_size"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    mistake: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments("ct/diffusion.yaml"), *mistake])
+    assert ended.value.code == 2
+    answer = capsys.readouterr().err.strip()
+    assert len(answer.splitlines()) == 1
+    assert named in answer
+
+
+def test_what_a_user_can_mend_is_one_line_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", str(CONFIGS / "ct/diffusion.yaml"), "--trainer.accelerator", "cpu"]
+    config += ["--data.init_args.root", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *config])
+    assert ended.value.code == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "nodules.csv" in last
+
+
+def test_what_a_class_refuses_is_one_line_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """jsonargparse wraps such errors in its own, which lists types and all values."""
+    for mistake, sentence in (
+        (["--model.init_args.encoder", "resnet_99"], "timm has no network 'resnet_99'"),
+        (["--data.init_args.per_real", "-1"], "per_real is -1.0"),
+    ):
+        words = [*arguments("downstream/cxr_detection.yaml"), *mistake]
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *words, "--trainer.default_root_dir", str(tmp_path)])
+        assert ended.value.code == 2
+        told = capfd.readouterr().err.strip().splitlines()
+        assert told[-1].startswith(f"error: {sentence}")
+        assert not any("Traceback" in line for line in told)
+
+
+def test_nodes_and_tasks_that_do_not_match_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"NTASKS": 4, "NTASKS_PER_NODE": 4, "NNODES": 1, "JOB_NAME": "x"}
+    for name, value in {**settings, "NODEID": 0, "PROCID": 0, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    config = ["--config", str(CONFIGS / "ct/diffusion.yaml"), "--trainer.accelerator", "cpu"]
+    config += ["--trainer.default_root_dir", str(tmp_path), "--trainer.devices", "2"]
+    with pytest.raises(ValueError, match=r"`devices=2` .* `--ntasks-per-node=4` does not match"):
+        main(["fit", *config])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_strategies_parse(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*arguments("ct/diffusion.yaml"), "--trainer.strategy", strategy, "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["strategy"] == strategy
+
+
+def test_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in ("fit", "validate", "test", "predict"))
