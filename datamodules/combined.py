@@ -15,9 +15,9 @@ from datamodules.base import (
     NoduleDataModule,
     NoduleDataset,
     check_no_patient_crosses,
-    sha256,
 )
 from datamodules.batch import NoduleBatch
+from datamodules.digest import sha256
 
 
 class CombinedDataModule(LightningDataModule):

@@ -19,10 +19,10 @@ from datamodules.base import (
     check_fractions,
     raise_together,
     select_rows,
-    sha256,
     split_by_patient,
 )
 from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
+from datamodules.digest import sha256
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 

@@ -35,6 +35,8 @@ class NoduleClassifier(DownstreamModule):
         ValueError: If there is no characteristic.
     """
 
+    roi: Roi  # a classifier always has one
+
     def __init__(
         self,
         characteristics: Sequence[str],
