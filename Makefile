@@ -14,7 +14,7 @@ COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/qui
 ARMS := conditioning_only histogram_unconditioned neither
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-cxr ablations test lint types bench clean
+.PHONY: help install quickstart quickstart-cxr ablations test test-fast lint mutants types bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,9 +64,16 @@ ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded s
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest -n auto
 
+test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+mutants: $(INSTALLED) ## break the core in many small ways, and print what its tests let pass; takes hours
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 types: $(INSTALLED) ## check types
 	$(BIN)/mypy
@@ -75,4 +82,4 @@ bench: $(INSTALLED) ## measure what a training step and synthesis cost over the 
 	$(BIN)/python benchmarks/overhead.py
 
 clean: ## remove the environment, the sample, the runs and the cache
-	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache
+	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache mutants

@@ -17,6 +17,8 @@ from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from lightning_modules.cli import main
 
+pytestmark = pytest.mark.slow  # every test here trains
+
 OTHER = ("cxr", "insert", "downstream")
 
 

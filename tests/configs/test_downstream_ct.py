@@ -14,6 +14,8 @@ from datamodules.patients import patient_key
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
 
+pytestmark = pytest.mark.slow  # every test here trains
+
 
 def test_synthetic_nodules_join_the_training_of_a_classifier(tmp_path: Path, store: Path) -> None:
     """Synthesized from training patients, used in every arm, refused in another split."""

@@ -14,6 +14,8 @@ from small_configs import SHRUNKEN, SMALL_RADIOGRAPHS, SMALL_UNET, shrink, write
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
 
+pytestmark = pytest.mark.slow  # every test here trains
+
 
 def test_synthetic_radiographs_join_the_training_of_a_detector(
     tmp_path: Path,

@@ -15,6 +15,8 @@ from small_configs import SMALL_RADIOGRAPHS, SMALL_UNET, shrink
 
 from lightning_modules.cli import main
 
+pytestmark = pytest.mark.slow  # every test here trains
+
 
 def insert_into_a_radiograph(radiographs: Path, base: str, tmp_path: Path) -> None:
     """Run configs/cxr/insert.yaml on a radiograph, with a small base."""
