@@ -5,7 +5,7 @@ from lightning_modules.classifier import NoduleClassifier
 from lightning_modules.composition import CXRComposition, CXRZip
 from lightning_modules.copy_paste import CopyPaste
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import (
+from lightning_modules.core.conditioners import (
     AttributeConditioner,
     BackgroundConditioner,
     HistogramConditioner,

@@ -45,7 +45,7 @@ class Autoencoder(LightningModule):
     def __init__(
         self,
         codec: LatentCodec,
-        window: IntensityWindow,
+        window: tuple[float, float],
         roi: Roi,
         kl_weight: float = 1e-4,
         perceptual_weights: Path | None = None,
@@ -57,7 +57,7 @@ class Autoencoder(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.codec, self.window, self.roi = codec, window, roi
+        self.codec, self.window, self.roi = codec, IntensityWindow(*window), roi
         self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed

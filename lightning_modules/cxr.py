@@ -23,7 +23,8 @@ from lightning_modules.core.adapters import (
     save_adapter,
 )
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import AttributeConditioner, Conditioning, Surroundings
+from lightning_modules.core.conditioners import AttributeConditioner
+from lightning_modules.core.conditioning import Conditioning, Surroundings
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
@@ -131,7 +132,7 @@ class CXRLabels(CXRDiffusion):
         finally:
             self.strengths = before
 
-    def answers(
+    def guidance_branches(
         self, batch: NoduleBatch, surroundings: Surroundings
     ) -> list[tuple[Conditioning, float]]:
         """No label, and each one alone."""
@@ -263,9 +264,9 @@ class CXRAdapter(AdaptedDiffusion):
     Args:
         characteristic: the adapter's name.
         adapter: its size.
-        strength: at which it is used in synthesis; 0 is the base, and
-            `core.adapters.subtlety_strength` gives paper A's slider. The update is multiplied by
-            strength * alpha / rank, which is logged.
+        strength: at which it is used in synthesis; 0 is the base. The update is multiplied by
+            strength * alpha / rank, which is logged. Paper A's slider for a subtlety s of 1 to 5
+            is 2^(2 + s), at alpha 1 and rank 32.
         kwargs: see `CXRDiffusion`.
     """
 

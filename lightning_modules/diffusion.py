@@ -16,14 +16,14 @@ from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
 from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser, patients_of
 from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioners import HistogramConditioner
 from lightning_modules.core.conditioning import (
     Conditioning,
-    HistogramConditioner,
     Surroundings,
     interleave_conditions,
 )
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
-from lightning_modules.core.histogram import bin_centers, soft_histogram
+from lightning_modules.core.histogram import bin_centers, masked_histogram
 from lightning_modules.core.inpainting import (
     feather,
     inpaint_mask,
@@ -119,7 +119,7 @@ class NoduleDiffusion(LightningModule):
         super().__init__()
         self.head, self.process, self.roi = head, process, roi
         self.codec = codec.requires_grad_(False).eval()
-        self.denoiser = Denoiser(unet, codec, head.conditioners)
+        self.denoiser = Denoiser(unet, codec, head.conditioners, head.window, head.histogram_bins)
 
         self.ema_decay = ema_decay
         self.ema = self._average()
@@ -365,7 +365,7 @@ class NoduleDiffusion(LightningModule):
             ValueError: If a histogram has another number of bins than the model.
         """
         if (conditioner := self.histogram_conditioner) is not None:
-            library, bins = conditioner.library, conditioner.bins
+            bank, bins = conditioner.bank, conditioner.bins
             absent = torch.full((len(batch["index"]), bins), torch.nan, device=self.device)
             histogram = batch.get("histogram", absent)
             if histogram.shape[1] != bins:
@@ -378,7 +378,7 @@ class NoduleDiffusion(LightningModule):
             if lacking.any():
                 rows = batch["subtype"][lacking], batch["index"][lacking]
                 histogram = histogram.clone()
-                histogram[lacking] = library.draw(*rows, self.sampling.seed)
+                histogram[lacking] = bank.draw(*rows, self.sampling.seed)
             batch = {**batch, "histogram": histogram}
         return self.sample(batch)
 
@@ -463,10 +463,10 @@ class NoduleDiffusion(LightningModule):
     def _predictor(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:
         """The averaged network with guidance, and the number of steps its evaluations allow."""
         network = cast(Denoiser, self.ema.module)
-        answers = self.answers(batch, surroundings)
-        number = len(answers)
-        together = interleave_conditions([conditioning for conditioning, _ in answers])
-        weights = torch.tensor([weight for _, weight in answers], device=self.device)
+        branches = self.guidance_branches(batch, surroundings)
+        number = len(branches)
+        together = interleave_conditions([conditioning for conditioning, _ in branches])
+        weights = torch.tensor([weight for _, weight in branches], device=self.device)
 
         def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
             repeated = (value.repeat_interleave(number, 0) for value in (x_t, timestep))
@@ -477,7 +477,7 @@ class NoduleDiffusion(LightningModule):
 
         return predict, max(self.sampling.evaluations // number, 1)
 
-    def answers(
+    def guidance_branches(
         self, batch: NoduleBatch, surroundings: Surroundings
     ) -> list[tuple[Conditioning, float]]:
         """The conditions under which the network is asked at each step, and their weights.
@@ -495,21 +495,16 @@ class NoduleDiffusion(LightningModule):
 
     @property
     def bin_centers(self) -> Tensor:
-        """Centres of the histograms' bins in image units, `(bins,)`: the conditioner's, or 16."""
-        conditioner, window = self.histogram_conditioner, self.head.window
-        if conditioner is not None:
-            return conditioner.bin_centers
-        return bin_centers(16, window.low, window.high)
+        """Centres of the histograms' bins in image units, `(bins,)`."""
+        window = self.head.window
+        return bin_centers(self.head.histogram_bins, window.low, window.high)
 
     def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor]:
         """Requested and generated histogram."""
-        conditioner, window = self.histogram_conditioner, self.head.window
-        if conditioner is not None:
-            return conditioner.requested(batch), conditioner.measure(image, batch["mask"])
 
         def measure(values: Tensor) -> Tensor:
-            flat = values.flatten(1), batch["mask"].flatten(1)
-            return soft_histogram(*flat, len(self.bin_centers), window.low, window.high)
+            head = self.head
+            return masked_histogram(values, batch["mask"], head.histogram_bins, head.window)
 
         requested = batch["histogram"] if "histogram" in batch else measure(batch["image"])
         return requested, measure(image)
@@ -536,12 +531,13 @@ class NoduleDiffusion(LightningModule):
         return {
             "window": [self.head.window.low, self.head.window.high],
             "margin_voxels": self.head.margin_voxels,
+            "histogram_bins": self.head.histogram_bins,
             "roi_size": list(size),
             "roi_spacing_mm": self.roi.spacing_mm,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another stage, window, margin or spacing.
+        """Refuse a checkpoint of another stage, or whose facts are not the config's.
 
         Raises:
             ValueError: Naming what differs.

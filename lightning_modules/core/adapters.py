@@ -69,14 +69,6 @@ class LowRank(NamedTuple):
     factor: float
 
 
-def subtlety_strength(subtlety: float) -> float:
-    """The strength that paper A's slider gives an adapter, 2^(2 + s), for any subtlety s.
-
-    With alpha 1 and rank 32 the effective factors of s = 1 to 5 are 1/4, 1/2, 1, 2 and 4.
-    """
-    return float(2 ** (2 + subtlety))
-
-
 def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int = 0) -> None:
     """Freeze the denoiser and put a new adapter on its UNet; it changes nothing yet (B is 0).
 

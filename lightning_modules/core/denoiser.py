@@ -20,6 +20,7 @@ from lightning_modules.core.conditioning import (
     Surroundings,
     stack_conditions,
 )
+from lightning_modules.core.window import IntensityWindow
 
 
 @dataclass
@@ -60,10 +61,17 @@ class Denoiser(nn.Module):
         config: size of the UNet.
         codec: gives the latent's geometry; it is not kept.
         conditioners: what the UNet is told.
+        window: intensities that the model sees, and that its histograms cover.
+        histogram_bins: bins of these histograms.
     """
 
     def __init__(
-        self, config: UNetConfig, codec: LatentCodec, conditioners: Mapping[str, Conditioner]
+        self,
+        config: UNetConfig,
+        codec: LatentCodec,
+        conditioners: Mapping[str, Conditioner],
+        window: IntensityWindow,
+        histogram_bins: int,
     ) -> None:
         super().__init__()
         geometry = LatentGeometry(
@@ -72,6 +80,8 @@ class Denoiser(nn.Module):
             codec.latent_channels,
             config.token_dim,
             config.embedding_dim,
+            window,
+            histogram_bins,
         )
         for conditioner in conditioners.values():
             conditioner.build(geometry)

@@ -5,10 +5,13 @@ autocast. The end bins catch every value beyond the range. (Those of the Gaussia
 half of the kernel lies beyond the last centre.)
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lightning_modules.core.window import IntensityWindow
 
 Kernel = Literal["triangular", "gaussian", "sigmoid"]
 Distance = Literal["js", "w1", "cvm"]
@@ -52,6 +55,9 @@ def soft_histogram(
     Raises:
         ValueError: If the bins, the range or the kernel make no histogram.
     """
+    if kernel not in KERNELS:
+        message = f"The kernel is {kernel!r}, expected one of {', '.join(KERNELS)}."
+        raise ValueError(message)
     if bins < 2 or not low < high or bandwidth <= 0:
         message = (
             f"A histogram needs at least 2 bins, low < high and a bandwidth above 0, but got "
@@ -63,19 +69,12 @@ def soft_histogram(
         weights = weights.to(values.dtype).expand_as(values)
         # position in bins, where the centre of bin k is at k
         position = (values - low) / (high - low) * bins - 0.5
-        if kernel == "triangular":
-            counts = _triangular_counts(position, weights, bins)
-        elif kernel in ("gaussian", "sigmoid"):
-            shares = _dense_shares(position, bins, kernel, bandwidth)
-            counts = (weights.unsqueeze(-1) * shares).sum(-2)
-        else:
-            message = f"The kernel is {kernel!r}, expected 'triangular', 'gaussian' or 'sigmoid'."
-            raise ValueError(message)
+        counts = KERNELS[kernel](position, weights, bins, bandwidth)
         total = counts.sum(-1, keepdim=True)
         return counts / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def _triangular_counts(position: Tensor, weights: Tensor, bins: int) -> Tensor:
+def _triangular(position: Tensor, weights: Tensor, bins: int, bandwidth: float) -> Tensor:
     position = position.clamp(0, bins - 1)
     left = position.detach().floor().clamp(max=bins - 2)
     right_share = position - left
@@ -86,15 +85,37 @@ def _triangular_counts(position: Tensor, weights: Tensor, bins: int) -> Tensor:
     return counts.scatter_add(-1, index + 1, weights * right_share)
 
 
-def _dense_shares(position: Tensor, bins: int, kernel: str, bandwidth: float) -> Tensor:
-    centers = torch.arange(bins, dtype=position.dtype, device=position.device)
-    if kernel == "gaussian":
-        offset = position.clamp(0, bins - 1).unsqueeze(-1) - centers
-        return torch.exp(-0.5 * (offset / bandwidth) ** 2)
+def _gaussian(position: Tensor, weights: Tensor, bins: int, bandwidth: float) -> Tensor:
+    offset = position.clamp(0, bins - 1).unsqueeze(-1) - _numbers(bins, position)
+    shares = torch.exp(-0.5 * (offset / bandwidth) ** 2)
+    return (weights.unsqueeze(-1) * shares).sum(-2)
+
+
+def _sigmoid(position: Tensor, weights: Tensor, bins: int, bandwidth: float) -> Tensor:
     # inner edges only: the end bins are open, so that the differences telescope to one
-    beyond = torch.sigmoid((position.unsqueeze(-1) - (centers[:-1] + 0.5)) / bandwidth)
+    edges = _numbers(bins, position)[:-1] + 0.5
+    beyond = torch.sigmoid((position.unsqueeze(-1) - edges) / bandwidth)
     one, zero = torch.ones_like(beyond[..., :1]), torch.zeros_like(beyond[..., :1])
-    return torch.cat([one, beyond], -1) - torch.cat([beyond, zero], -1)
+    shares = torch.cat([one, beyond], -1) - torch.cat([beyond, zero], -1)
+    return (weights.unsqueeze(-1) * shares).sum(-2)
+
+
+def _numbers(bins: int, like: Tensor) -> Tensor:
+    return torch.arange(bins, dtype=like.dtype, device=like.device)
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor, int, float], Tensor]] = {
+    "triangular": _triangular,
+    "gaussian": _gaussian,
+    "sigmoid": _sigmoid,
+}
+"""How values are shared between bins: from positions in bins `(..., N)`, where bin k has its centre
+at k, their weights, the number of bins and the bandwidth to counts `(..., bins)`."""
+
+
+def masked_histogram(image: Tensor, mask: Tensor, bins: int, window: IntensityWindow) -> Tensor:
+    """Histograms over a window, `(B, bins)`, of images `(B, 1, *spatial)` inside their masks."""
+    return soft_histogram(image.flatten(1), mask.flatten(1), bins, window.low, window.high)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -120,17 +141,21 @@ def cramer_von_mises(p: Tensor, q: Tensor, bin_width: float) -> Tensor:
     return bin_width * (p - q).cumsum(-1).square().sum(-1)
 
 
+DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "js": lambda p, q, bin_width: jensen_shannon(p, q),
+    "w1": wasserstein1,
+    "cvm": cramer_von_mises,
+}
+"""Distances by name, from two histograms `(..., bins)` and the width of a bin to `(...)`."""
+
+
 def histogram_distance(p: Tensor, q: Tensor, distance: Distance, bin_width: float) -> Tensor:
     """The distance of that name between histograms `(..., bins)`, as `(...)`.
 
     Raises:
         ValueError: If there is no distance of that name.
     """
-    if distance == "js":
-        return jensen_shannon(p, q)
-    if distance == "w1":
-        return wasserstein1(p, q, bin_width)
-    if distance == "cvm":
-        return cramer_von_mises(p, q, bin_width)
-    message = f"The distance is {distance!r}, expected 'js', 'w1' or 'cvm'."
-    raise ValueError(message)
+    if distance not in DISTANCES:
+        message = f"The distance is {distance!r}, expected one of {', '.join(DISTANCES)}."
+        raise ValueError(message)
+    return DISTANCES[distance](p, q, bin_width)

@@ -42,7 +42,7 @@ class HistogramBank(nn.Module):
             seed: the sampling seed.
 
         Raises:
-            ValueError: If the library holds no nodule of a subtype.
+            ValueError: If the bank holds no nodule of a subtype.
         """
         rows = []
         for code, number in zip(subtypes.tolist(), index.tolist(), strict=True):
@@ -50,7 +50,7 @@ class HistogramBank(nn.Module):
             if len(candidates) == 0:
                 name = SUBTYPES[code] if 0 <= code < len(SUBTYPES) else "unknown"
                 message = (
-                    f"The histogram library holds no {name} nodule among {len(self.subtypes)}: "
+                    f"The histogram bank holds no {name} nodule among {len(self.subtypes)}: "
                     "give the request its own histogram, or train on data that has some."
                 )
                 raise ValueError(message)

@@ -1,13 +1,16 @@
 """The diffusion process: noising, targets, loss, and guided sampling around a known background."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-Prediction = Literal["epsilon", "v", "flow"]
+from lightning_modules.core.prediction import PREDICTIONS, BetaSchedule, PredictionName
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler
+
 Weighting = Literal["uniform", "min_snr", "x0"]
 Solver = Literal["dpm-solver++", "ddim", "sde-dpm-solver++"]
 SOLVERS = {
@@ -20,6 +23,14 @@ al. 2021)."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """From a noisy latent `(B, C, *latent)` and timesteps `(B,)` to the network's output."""
+
+WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "uniform": lambda error_of_x0, snr, gamma: torch.ones_like(error_of_x0),
+    "x0": lambda error_of_x0, snr, gamma: error_of_x0,
+    "min_snr": lambda error_of_x0, snr, gamma: error_of_x0 * snr.clamp(max=gamma),
+}
+"""Weight of the target's squared loss, `(B,)`, from the squared error that it means for x_0, the
+signal-to-noise ratio and gamma."""
 
 
 class DiffusionProcess(nn.Module):
@@ -47,8 +58,8 @@ class DiffusionProcess(nn.Module):
 
     def __init__(
         self,
-        prediction: Prediction = "v",
-        schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
+        prediction: PredictionName = "v",
+        schedule: BetaSchedule = "squaredcos_cap_v2",
         shift: float = 1.0,
         timesteps: int = 1000,
         loss: Literal["l1", "l2"] = "l2",
@@ -60,20 +71,13 @@ class DiffusionProcess(nn.Module):
         if shift <= 0:
             message = f"The diffusion process's shift is {shift}, expected more than 0."
             raise ValueError(message)
-        self.prediction, self.shift, self.timesteps = prediction, shift, timesteps
+        if prediction not in PREDICTIONS:
+            message = f"The prediction is {prediction!r}, expected one of {', '.join(PREDICTIONS)}."
+            raise ValueError(message)
+        self.prediction, self.shift, self.timesteps = PREDICTIONS[prediction], shift, timesteps
         self.loss_norm, self.weighting, self.snr_gamma = loss, weighting, snr_gamma
         self.roi_weight = roi_weight
-        self.betas: list[float] | None = None
-        if prediction == "flow":
-            sigma = torch.arange(timesteps, dtype=torch.float64) / timesteps
-            alpha = 1 - sigma
-        else:
-            betas = DDPMScheduler(timesteps, beta_schedule=schedule).betas.double()
-            alpha_bar = torch.cumprod(1 - betas, 0)
-            alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
-            alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-            before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-            self.betas = (1 - alpha_bar / before).tolist()
+        alpha, sigma, self.betas = self.prediction.schedule(timesteps, schedule, shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
@@ -83,8 +87,7 @@ class DiffusionProcess(nn.Module):
         Args:
             share: `(B,)`, uniform in [0, 1).
         """
-        if self.prediction == "flow":
-            share = self.shift * share / (1 + (self.shift - 1) * share)
+        share = self.prediction.share(share, self.shift)
         # the largest float below 1 may be rounded up to it
         return (share * self.timesteps).long().clamp(max=self.timesteps - 1)
 
@@ -109,35 +112,19 @@ class DiffusionProcess(nn.Module):
 
     def target(self, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """What the network is to predict."""
-        if self.prediction == "epsilon":
-            return noise
-        if self.prediction == "flow":
-            return noise - x0
-        alpha, sigma = self.coefficients(timestep, x0)
-        return alpha * noise - sigma * x0
+        return self.prediction.target(x0, noise, *self.coefficients(timestep, x0))
 
     def x0(self, x_t: Tensor, output: Tensor, timestep: Tensor) -> Tensor:
         """Estimate of x_0 from the network's output at x_t."""
-        alpha, sigma = self.coefficients(timestep, x_t)
-        if self.prediction == "epsilon":
-            return (x_t - sigma * output) / alpha
-        if self.prediction == "flow":
-            return x_t - sigma * output
-        return alpha * x_t - sigma * output
+        return self.prediction.x0(x_t, output, *self.coefficients(timestep, x_t))
 
     def weight(self, timestep: Tensor) -> Tensor:
         """Weight of the target's squared loss at timesteps `(B,)`; its root weighs an L1 loss."""
-        if self.weighting == "uniform":
-            return torch.ones_like(timestep, dtype=torch.float32)
         alpha, sigma = self.get_buffer("alpha")[timestep], self.get_buffer("sigma")[timestep]
-        # |error of x_0|^2 = sigma^2 |error of v or flow|^2 = (sigma / alpha)^2 |error of eps|^2
-        per_x0 = sigma.square()
-        if self.prediction == "epsilon":
-            per_x0 = per_x0 / alpha.square()
-        if self.weighting == "min_snr":
-            snr = alpha.square() / sigma.square().clamp(min=1e-8)
-            per_x0 = per_x0 * snr.clamp(max=self.snr_gamma)
-        return per_x0.sqrt() if self.loss_norm == "l1" else per_x0
+        snr = alpha.square() / sigma.square().clamp(min=1e-8)
+        error_of_x0 = self.prediction.error_of_x0(alpha, sigma)
+        weight = WEIGHTINGS[self.weighting](error_of_x0, snr, self.snr_gamma)
+        return weight.sqrt() if self.loss_norm == "l1" else weight
 
     def loss(self, output: Tensor, target: Tensor, timestep: Tensor, region: Tensor) -> Tensor:
         """Weighted loss of the network's output.
@@ -165,7 +152,7 @@ class DiffusionProcess(nn.Module):
             weights = weights + present
         return (self.weight(timestep) * total / weights).mean()
 
-    def solver(self, name: Solver, steps: int) -> DPMSolverMultistepScheduler:
+    def solver(self, name: Solver, steps: int) -> "DPMSolverMultistepScheduler":
         """A diffusers scheduler of `steps` network evaluations that takes estimates of x_0.
 
         Raises:
@@ -174,6 +161,8 @@ class DiffusionProcess(nn.Module):
         if name not in SOLVERS:
             message = f"The solver is {name!r}, expected one of {', '.join(SOLVERS)}."
             raise ValueError(message)
+        from diffusers import DPMSolverMultistepScheduler
+
         algorithm, order = SOLVERS[name]
         solver = DPMSolverMultistepScheduler(
             self.timesteps,
@@ -181,7 +170,7 @@ class DiffusionProcess(nn.Module):
             prediction_type="sample",
             algorithm_type=algorithm,
             solver_order=order,
-            use_flow_sigmas=self.prediction == "flow",
+            use_flow_sigmas=self.betas is None,
             flow_shift=self.shift,
         )
         solver.set_timesteps(steps)

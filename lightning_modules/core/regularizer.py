@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,42 @@ class Regularizer(nn.Module, ABC):
         """The loss before its weight, a scalar."""
 
 
+class Compared(NamedTuple):
+    """Values whose histograms are compared.
+
+    Attributes:
+        ours: `(B, C, *)`; those of the estimate, with gradient.
+        real: `(B, C, *)`; those of the real nodule.
+        inside: `(B, 1, *)`; the weight of each voxel in the histograms.
+    """
+
+    ours: Tensor
+    real: Tensor
+    inside: Tensor
+
+
+def _latents(estimate: Estimate) -> Compared:
+    compression = estimate.mask.shape[2] // estimate.latent.shape[2]
+    with torch.autocast(estimate.x0.device.type, enabled=False):
+        inside = occupancy(estimate.mask, compression)
+    return Compared(estimate.x0.float(), estimate.latent.float(), inside)
+
+
+def _images(estimate: Estimate) -> Compared:
+    ours = estimate.decode(estimate.x0).float()
+    return Compared(ours, estimate.image.float(), estimate.mask)
+
+
+SPACES: dict[str, Callable[[Estimate], Compared]] = {"latent": _latents, "image": _images}
+"""What is compared, by the name of the space."""
+
+TIMESTEP_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "alpha_bar": lambda signal_share, least: signal_share,
+    "cut": lambda signal_share, least: (signal_share >= least).float(),
+}
+"""Weight of each sample, `(B,)`, from its share of signal and the smallest that counts."""
+
+
 class HistogramRegularizer(Regularizer):
     """Distance between the histograms of the estimate and of the real nodule inside the mask.
 
@@ -100,18 +136,8 @@ class HistogramRegularizer(Regularizer):
 
     def forward(self, estimate: Estimate) -> Tensor:
         """Weighted mean of the distances over the samples that count; zero if none does."""
-        weight = estimate.signal_share
-        if self.timestep_weight == "cut":
-            weight = (weight >= self.min_signal).float()
-        with torch.autocast(estimate.x0.device.type, enabled=False):
-            if self.space == "latent":
-                compression = estimate.mask.shape[2] // estimate.latent.shape[2]
-                inside = occupancy(estimate.mask, compression)
-                ours, real = estimate.x0.float(), estimate.latent.float()
-            else:
-                inside, real = estimate.mask, estimate.image.float()
-        if self.space == "image":
-            ours = estimate.decode(estimate.x0).float()
+        weight = TIMESTEP_WEIGHTS[self.timestep_weight](estimate.signal_share, self.min_signal)
+        ours, real, inside = SPACES[self.space](estimate)
         weight = weight * (inside.flatten(1).sum(1) >= self.min_voxels)
         distance = self.distance(ours, real, inside)
         return (weight * distance).sum() / weight.count_nonzero().clamp(min=1)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from lightning_modules.core.conditioning import BackgroundConditioner, Conditioner, MaskConditioner
+from lightning_modules.core.conditioners import BackgroundConditioner, MaskConditioner
+from lightning_modules.core.conditioning import Conditioner
 from lightning_modules.core.regularizer import Regularizer
-from lightning_modules.core.window import IntensityWindow
 from lightning_modules.heads.head import ModalityHead
 
 
@@ -19,6 +19,7 @@ class CXRHead(ModalityHead):
         regularizers: by default none.
         joint_dropout: see `ModalityHead`.
         margin_voxels: see `ModalityHead`.
+        histogram_bins: see `ModalityHead`.
     """
 
     def __init__(
@@ -28,13 +29,13 @@ class CXRHead(ModalityHead):
         regularizers: Mapping[str, Regularizer] | None = None,
         joint_dropout: float = 0.1,
         margin_voxels: int = 4,
+        histogram_bins: int = 16,
     ) -> None:
         if conditioners is None:
             conditioners = {
                 "mask": MaskConditioner(guided=True),
                 "background": BackgroundConditioner(),
             }
-        low, high = window
         super().__init__(
-            IntensityWindow(low, high), conditioners, regularizers, joint_dropout, margin_voxels
+            window, conditioners, regularizers, joint_dropout, margin_voxels, histogram_bins
         )

@@ -14,7 +14,7 @@ from datamodules.combined import CombinedDataModule
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import (
+from lightning_modules.core.conditioners import (
     BackgroundConditioner,
     HistogramConditioner,
     MaskConditioner,
@@ -23,7 +23,6 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
-from lightning_modules.core.window import IntensityWindow
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
 from lightning_modules.heads.head import ModalityHead
@@ -54,17 +53,25 @@ def make_codec() -> Callable[[int], LatentCodec]:
 def make_diffusion(make_codec: Callable[[int], LatentCodec]) -> Callable[..., NoduleDiffusion]:
     """A function that makes a small diffusion model with every kind of condition."""
 
-    def make(spatial_dims: int, margin_voxels: int = 2, **settings: object) -> NoduleDiffusion:
+    def make(
+        spatial_dims: int,
+        window: tuple[float, float] = (-1000, 400),
+        margin_voxels: int = 2,
+        histogram_bins: int = 16,
+        regularizer_weight: float = 0.5,
+        **settings: object,
+    ) -> NoduleDiffusion:
         head = ModalityHead(
-            IntensityWindow(-1000, 400),
+            window,
             {
                 "mask": MaskConditioner(),
                 "background": BackgroundConditioner(),
                 "subtype": SubtypeConditioner(),
                 "histogram": HistogramConditioner(),
             },
-            {"histogram": HistogramRegularizer(min_voxels=1)},
+            {"histogram": HistogramRegularizer(min_voxels=1, weight=regularizer_weight)},
             margin_voxels=margin_voxels,
+            histogram_bins=histogram_bins,
         )
         unet = UNetConfig((8, 16), (False, True), 1, 8, 4, 16, 16)
         defaults = {"sampling": SamplingConfig(evaluations=4), "warmup_steps": 5, "ema_decay": 0.9}
@@ -80,7 +87,7 @@ def make_autoencoder(make_codec: Callable[[int], LatentCodec]) -> Callable[..., 
     """A function that makes a small autoencoder module."""
 
     def make(spatial_dims: int, **settings: object) -> Autoencoder:
-        window = IntensityWindow(-1000, 400)
+        window = (-1000, 400)
         roi = Roi((16,) * spatial_dims)
         return Autoencoder(make_codec(spatial_dims), window, roi, warmup_steps=5, **settings)
 

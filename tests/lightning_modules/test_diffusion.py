@@ -16,7 +16,7 @@ from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.checkpoints import load_codec
 from lightning_modules.core.inpainting import dilate
 from lightning_modules.core.randomness import SampleGenerators
-from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
+from lightning_modules.diffusion import Denoising, NoduleDiffusion, SamplingConfig
 
 DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
 Make = Callable[..., Any]
@@ -249,6 +249,104 @@ def encode_on_cpu(model: NoduleDiffusion, batch: NoduleBatch) -> dict[str, Tenso
 
 
 @DIMENSIONS
+def test_what_is_minimized_has_the_regularizer_times_its_weight(
+    spatial_dims: int, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
+) -> None:
+    class Losses(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, module: Any, outputs: Any, *rest: Any
+        ) -> None:
+            self.minimized, self.logged = outputs["loss"], dict(trainer.callback_metrics)
+
+    path, losses = stage1(spatial_dims), Losses()
+    for weight in (0.0, 3.0):
+        model = make_diffusion(spatial_dims, autoencoder=path, regularizer_weight=weight)
+        make_trainer(1, callbacks=[losses]).fit(model, make_data(spatial_dims))
+        logged = losses.logged
+        assert logged["train/histogram"] > 0.01
+        expected = logged["train/diffusion"] + weight * logged["train/histogram"]
+        torch.testing.assert_close(losses.minimized, expected)
+
+
+def cached(model: NoduleDiffusion, batch: NoduleBatch) -> NoduleBatch:
+    """The batch with random latents, for a model whose codec is made to have a scale."""
+    model.codec.scale_factor.fill_(1.5), model.codec.shift.fill_(0.2)
+    dims = model.codec.spatial_dims
+    shape = (len(batch["index"]), 2, *(batch["image"].shape[2] // 2,) * dims)
+    stream = torch.Generator().manual_seed(8)
+    mean, context = (torch.randn(shape, generator=stream) for _ in range(2))
+    latents = {"latent_mean": mean, "latent_logvar": torch.full(shape, -2.0), "context": context}
+    return {**batch, **latents}  # type: ignore[typeddict-item]
+
+
+def denoised(model: NoduleDiffusion, batch: NoduleBatch) -> Denoising:
+    generators = SampleGenerators([("test", place) for place in range(len(batch["index"]))])
+    return model.denoise(model.denoiser, batch, generators, dropout=True)
+
+
+@DIMENSIONS
+def test_in_training_the_real_latent_is_seen_in_the_region_alone(
+    spatial_dims: int, make_diffusion: Make, make_batch: Make
+) -> None:
+    """Outside is what there will be in synthesis: the image with the region filled in."""
+    model = make_diffusion(spatial_dims, margin_voxels=1)
+    batch = cached(model, make_batch(spatial_dims, size=3, side=16))
+    batch["mask"][(..., *(slice(None, 8),) * spatial_dims)] = 0
+    question = denoised(model, batch)
+    outside = (question.region == 0).expand_as(question.latent)
+    assert outside.any()
+    context = model.codec.standardize(batch["context"])
+    assert torch.equal(question.latent[outside], context[outside])
+    assert not torch.isclose(question.latent[~outside], context[~outside]).any()
+    noisy = model.process.add_noise(context, question.noise, question.timestep)
+    assert torch.equal(question.x_t[outside], noisy[outside])
+
+
+@DIMENSIONS
+def test_conditions_that_guidance_keeps_are_not_withheld_with_the_others(
+    spatial_dims: int, make_diffusion: Make, make_batch: Make
+) -> None:
+    model = make_diffusion(spatial_dims)
+    batch = cached(model, make_batch(spatial_dims, size=8, side=16))
+    withheld: dict[str, Tensor] = {}
+    for name, conditioner in model.denoiser.conditioners.items():
+        conditioner.dropout = 0.0
+
+        def keep(module: Any, inputs: Any, name: str = name) -> None:
+            withheld[name] = inputs[2]
+
+        conditioner.register_forward_pre_hook(keep)
+    for joint, expected in ((0.0, False), (0.999999, True)):
+        model.head.joint_dropout = joint
+        denoised(model, batch)
+        guided = {name for name, c in model.denoiser.conditioners.items() if c.guided}
+        assert guided == {"subtype", "histogram"}
+        assert withheld.keys() - guided == {"mask", "background"}
+        for name, where in withheld.items():
+            assert (where == (expected and name in guided)).all(), name
+
+
+def test_the_moving_average_warms_up(make_diffusion: Make) -> None:
+    """With (1 + n) / (10 + n) after n updates, until that is the decay that was set."""
+    model = make_diffusion(2, ema_decay=0.5)
+
+    def update(value: float) -> float:
+        for parameter in model.denoiser.parameters():
+            parameter.data.fill_(value)
+        model.ema.update_parameters(model.denoiser)
+        averaged = torch.cat([p.flatten() for p in model.ema.module.parameters()])
+        assert (averaged == averaged[0]).all()
+        return float(averaged[0])
+
+    expected = update(1.0)
+    assert expected == 1  # the first is a copy
+    for number in range(1, 15):
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * (number % 3)
+        assert update(number % 3) == pytest.approx(expected, rel=1e-5)
+
+
+@DIMENSIONS
 def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Make) -> None:
     _, model, data = trained(spatial_dims)
     trainer = make_trainer(callbacks=[GenerationMetrics({"histogram": HistogramFidelity()})])
@@ -260,11 +358,11 @@ def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Ma
     # in prediction the histogram is that of a real training nodule of the subtype
     batch = collate(data, [0, 1, 2])
     synthesis = model.predict_step(batch, 0)
-    library = model.histogram_conditioner.library
+    bank = model.histogram_conditioner.bank
     for row, code in zip(synthesis.requested_histogram, batch["subtype"], strict=True):
-        of_subtype = library.histograms[library.subtypes == code]
+        of_subtype = bank.histograms[bank.subtypes == code]
         assert (of_subtype == row).all(1).any()
-    assert len(library.histograms) == len(data.datasets["train"].subtypes)
+    assert len(bank.histograms) == len(data.datasets["train"].subtypes)
 
 
 def test_mistakes_are_named(
@@ -282,22 +380,34 @@ def test_mistakes_are_named(
             make_trainer().fit(make_diffusion(3, autoencoder=file), make_data(3))
     with pytest.raises(ValueError, match="not one of a diffusion model"):
         make_trainer().test(make_diffusion(3), make_data(3), ckpt_path=path)
-    other = make_diffusion(3)
-    other.head.window = type(other.head.window)(-1000, 500)
+    other = make_diffusion(3, window=(-1000, 500))
     with pytest.raises(ValueError, match=r"trained with the window \[-1000, 400\].*\[-1000, 500\]"):
         load_codec(other.codec, path, other.head.window)
     with pytest.raises(ValueError, match=r"do not fit model\.codec"):
         load_codec(make_diffusion(2).codec, path, make_diffusion(2).head.window)
 
 
-def test_checkpoint_of_another_margin_is_refused(
-    tmp_path: Path, trained: Make, make_diffusion: Make, make_data: Make, make_trainer: Make
+def test_a_checkpoint_of_other_facts_is_refused_by_name(
+    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
 ) -> None:
-    trainer, _, _ = trained(3)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    other = make_diffusion(3, margin_voxels=3)
-    with pytest.raises(ValueError, match="trained with margin_voxels 2, but the config says 3"):
-        make_trainer().test(other, make_data(3), ckpt_path=tmp_path / "model.ckpt")
+    """What the weights mean nothing without, whether they are used or a new training starts."""
+    trainer = make_trainer(1)
+    trainer.fit(make_diffusion(2, autoencoder=stage1(2)), make_data(2))
+    trainer.save_checkpoint(path := tmp_path / "base.ckpt")
+    saved = torch.load(path, weights_only=True)["noduleforge"]
+    differing: list[tuple[str, dict[str, Any], str]] = [
+        ("window", {"window": (-1000, 500)}, r"\[-1000, 400\].*\[-1000, 500\]"),
+        ("margin_voxels", {"margin_voxels": 3}, "2, but the config says 3"),
+        ("histogram_bins", {"histogram_bins": 8}, "16, but the config says 8"),
+        ("roi_size", {"roi": Roi((12, 12))}, r"\[16, 16\], but the config says \[12, 12\]"),
+        ("roi_spacing_mm", {"roi": Roi((16, 16), 2.0)}, r"1\.0, but the config says 2"),
+    ]
+    assert {name for name, _, _ in differing} <= set(saved)
+    for name, change, told in differing:
+        with pytest.raises(ValueError, match=f"trained with {name} {told}"):
+            make_trainer().test(make_diffusion(2, **change), make_data(2, roi=None), ckpt_path=path)
+        with pytest.raises(ValueError, match=f"trained with (the )?{name} {told}"):
+            make_trainer(1).fit(make_diffusion(2, init_from=path, **change), make_data(2, roi=None))
 
 
 @pytest.mark.parametrize(
@@ -345,22 +455,6 @@ def test_resumed_training_continues_bit_for_bit(
         assert torch.equal(value, resumed[name]), name
 
 
-def test_a_warm_start_at_another_spacing_or_margin_is_refused(
-    tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
-) -> None:
-    trainer = make_trainer(1)
-    trainer.fit(make_diffusion(2, autoencoder=stage1(2)), make_data(2))
-    trainer.save_checkpoint(path := tmp_path / "base.ckpt")
-    with pytest.raises(
-        ValueError, match=r"trained with roi_spacing_mm 1\.0, but the config says 2"
-    ):
-        make_trainer(1).fit(
-            make_diffusion(2, init_from=path, roi=Roi((16, 16), 2.0)), make_data(2, roi=None)
-        )
-    with pytest.raises(ValueError, match="trained with margin_voxels 2, but the config says 3"):
-        make_trainer(1).fit(make_diffusion(2, 3, init_from=path), make_data(2))
-
-
 def test_a_warm_start_draws_histograms_of_its_own_data(
     tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
 ) -> None:
@@ -370,7 +464,7 @@ def test_a_warm_start_draws_histograms_of_its_own_data(
     data = make_data(2, select="subtype == 'solid'", batch_size=2)
     tuned = make_diffusion(2, init_from=path)
     make_trainer(1).fit(tuned, data)
-    assert tuned.histogram_conditioner.library.subtypes.unique().tolist() == [0]
+    assert tuned.histogram_conditioner.bank.subtypes.unique().tolist() == [0]
 
 
 def test_training_by_epochs_is_training_by_steps(

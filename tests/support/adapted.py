@@ -5,8 +5,10 @@ from torch import Tensor
 
 from lightning_modules.core.adapters import AdapterConfig, add_adapter, updates
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import Conditioning, MaskConditioner
+from lightning_modules.core.conditioners import MaskConditioner
+from lightning_modules.core.conditioning import Conditioning
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.window import IntensityWindow
 
 BOTH = {"calcified": 2.0, "irregular": -0.7}
 """Strengths of both adapters."""
@@ -14,11 +16,15 @@ BOTH = {"calcified": 2.0, "irregular": -0.7}
 CONFIG = AdapterConfig(rank=3, alpha=6.0)
 
 
+def make(config: UNetConfig, codec: LatentCodec) -> Denoiser:
+    return Denoiser(config, codec, {"mask": MaskConditioner()}, IntensityWindow(-1000, 400), 16)
+
+
 def build(spatial_dims: int = 2) -> Denoiser:
     torch.manual_seed(0)
     codec = LatentCodec(spatial_dims, channels=(4, 4), latent_channels=3, norm_num_groups=2)
     config = UNetConfig((8, 16), (False, True), 1, 8, 4, 6, 10)
-    denoiser = Denoiser(config, codec, {"mask": MaskConditioner()})
+    denoiser = make(config, codec)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

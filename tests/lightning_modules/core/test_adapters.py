@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import BOTH, CONFIG, added_densely, answer, build, grow, with_two
+from adapted import BOTH, CONFIG, added_densely, answer, build, grow, make, with_two
 from monai.networks.nets import DiffusionModelUNet
 from peft import PeftModel
 from torch import Tensor
@@ -20,11 +20,9 @@ from lightning_modules.core.adapters import (
     load_adapter,
     merge_adapters,
     save_adapter,
-    subtlety_strength,
     updates,
 )
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import MaskConditioner
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -167,12 +165,6 @@ def test_fused_adapters_change_nothing_but_the_cost(strategy: Any) -> None:
     torch.testing.assert_close(answer(denoiser), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_slider_is_the_papers() -> None:
-    factors = [subtlety_strength(s) * AdapterConfig(32, 1.0).factor for s in (1, 2, 3, 4, 5)]
-    assert factors == [0.25, 0.5, 1, 2, 4]
-    assert subtlety_strength(2.5) == pytest.approx(2**4.5)
-
-
 def test_an_adapter_begins_as_its_seed_says_whatever_was_drawn_before() -> None:
     begun = []
     for seed, name in ((0, "a1"), (0, "a1"), (1, "a1"), (0, "a2")):
@@ -240,8 +232,6 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         load_adapter(denoiser, "b", tmp_path)
     save_adapter(denoiser, "a", tmp_path / "a", [])
     codec = LatentCodec(2, channels=(4, 4), latent_channels=3, norm_num_groups=2)
-    wider = Denoiser(
-        UNetConfig((16, 32), (False, True), 1, 8, 4, 6, 10), codec, {"mask": MaskConditioner()}
-    )
+    wider = make(UNetConfig((16, 32), (False, True), 1, 8, 4, 6, 10), codec)
     with pytest.raises(ValueError, match="does not fit this UNet"):
         load_adapter(wider, "a", tmp_path / "a")

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from datamodules.batch import NoduleBatch
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import (
+from lightning_modules.core.conditioners import (
     AttributeConditioner,
     BackgroundConditioner,
-    Conditioner,
-    Conditioning,
     HistogramConditioner,
     MaskConditioner,
     SubtypeConditioner,
-    Surroundings,
 )
+from lightning_modules.core.conditioning import Conditioner, Conditioning, Surroundings
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.window import IntensityWindow
 
 MakeBatch = Callable[..., NoduleBatch]
 
@@ -53,7 +52,8 @@ def build(
         embedding_dim=10,
         checkpointing=checkpointing,
     )
-    denoiser = Denoiser(config, codec, {name: CONDITIONERS[name]() for name in names})
+    conditioners = {name: CONDITIONERS[name]() for name in names}
+    denoiser = Denoiser(config, codec, conditioners, IntensityWindow(-1000, 400), 16)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -255,4 +255,4 @@ def test_prepare_reaches_every_conditioner(make_batch: MakeBatch, spatial_dims: 
     denoiser.prepare([make_batch(spatial_dims)])
     conditioner = denoiser.conditioners["histogram"]
     assert isinstance(conditioner, HistogramConditioner)
-    assert conditioner.library.subtypes.tolist() == [0, 1, 2]
+    assert conditioner.bank.subtypes.tolist() == [0, 1, 2]

@@ -423,6 +423,11 @@ def test_other_solvers_reproduce_a_gaussian(
     assert got.std().item() == pytest.approx(network.deviation, rel=0.06)
 
 
+def test_an_unknown_prediction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'noise', expected one of epsilon, v, flow"):
+        DiffusionProcess("noise")  # type: ignore[arg-type]
+
+
 def test_an_unknown_solver_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'euler', expected one of dpm-solver\+\+, ddim, sde"):
         DiffusionProcess("v").solver("euler", 10)  # type: ignore[arg-type]

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.core.conditioning import HistogramConditioner, MaskConditioner
+from lightning_modules.core.conditioners import HistogramConditioner, MaskConditioner
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.heads.ct import CTHead
+from lightning_modules.heads.cxr import CXRHead
 from lightning_modules.heads.head import ModalityHead
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -50,24 +51,25 @@ def test_an_empty_window_is_refused(low: float, high: float) -> None:
 
 def test_a_head_leaves_the_conditioners_weights_to_the_denoiser() -> None:
     regularizer = HistogramRegularizer()
-    head = ModalityHead(
-        IntensityWindow(0, 1), {"mask": MaskConditioner()}, {"histogram": regularizer}
-    )
+    head = ModalityHead((0, 1), {"mask": MaskConditioner()}, {"histogram": regularizer})
     assert set(head.conditioners) == {"mask"}
     assert head.regularizers["histogram"] is regularizer
     assert list(head.modules())[1:] == [head.regularizers, regularizer]
-    assert len(ModalityHead(IntensityWindow(0, 1), {}).regularizers) == 0
+    assert len(ModalityHead((0, 1), {}).regularizers) == 0
 
 
-def test_the_head_for_ct_counts_histograms_over_its_window() -> None:
-    head = CTHead(window_hu=(-1350.0, 150.0))
-    assert (head.window.low, head.window.high) == (-1350, 150)
+@pytest.mark.parametrize("facts", [{"margin_voxels": -1}, {"histogram_bins": 1}])
+def test_a_negative_margin_or_a_single_bin_is_refused(facts: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"margin of at least 0 and at least 2 bins"):
+        CXRHead(**facts)
+
+
+def test_what_the_head_for_ct_has_by_itself() -> None:
+    head = CTHead(window=(-1350.0, 150.0))
+    assert head.window == IntensityWindow(-1350, 150)
+    assert (head.margin_voxels, head.histogram_bins) == (3, 16)
     assert list(head.conditioners) == ["mask", "background", "subtype", "histogram"]
-    conditioner = head.conditioners["histogram"]
-    assert isinstance(conditioner, HistogramConditioner)
-    half = 1500 / conditioner.bins / 2
-    assert conditioner.bin_centers[0].item() == pytest.approx(-1350 + half)
-    assert conditioner.bin_centers[-1].item() == pytest.approx(150 - half)
+    assert isinstance(head.conditioners["histogram"], HistogramConditioner)
     assert [type(r) for r in head.regularizers.values()] == [HistogramRegularizer]
     # an ablation: the same model without its regularizer
     assert len(CTHead(regularizers={}).regularizers) == 0
