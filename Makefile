@@ -55,8 +55,7 @@ ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded s
 	for seed in 0 1; do for arm in full $(ARMS); do for command in fit test predict; do \
 	    overlay=; [ $$arm = full ] || overlay="--config configs/ablations/ct/$$arm.yaml"; \
 	    $(BIN)/lightning $$command $(DIFFUSION) $$overlay --trainer.max_steps 150 \
-	        --seed_everything $$seed --model.init_args.seed $$seed \
-	        --trainer.default_root_dir runs/ablations/$$arm-$$seed || exit 1; \
+	        --seed_everything $$seed --trainer.default_root_dir runs/ablations/$$arm-$$seed || exit 1; \
 	done; done; done
 	$(BIN)/noduleforge compare runs/ablations/*-0 runs/ablations/*-1 --reference conditioning_only --out runs/ablations
 	@echo "See runs/ablations/comparison.md, comparison.png and pictures.png"

@@ -24,7 +24,7 @@ done
 
 for seed in "${seeds[@]}"; do
     init=(--model.init_args.init_from runs/cxr/diffusion/checkpoints/last.ckpt)
-    seeded=("${init[@]}" --seed_everything "$seed" --model.init_args.seed "$seed")
+    seeded=("${init[@]}" --seed_everything "$seed")
     number=0
     for name in "${names[@]}"; do
         one=("${stage2[@]}" --config configs/cxr/adapter.yaml "${seeded[@]}" --trainer.max_steps 400
@@ -52,7 +52,7 @@ for seed in "${seeds[@]}"; do
 
     labels=("${stage2[@]}" --config configs/cxr/labels.yaml)
     lightning fit "${labels[@]}" "${scratch[@]}" --seed_everything "$seed" \
-        --model.init_args.seed "$seed" --trainer.default_root_dir "runs/cxr/labels-$seed"
+        --trainer.default_root_dir "runs/cxr/labels-$seed"
     labelled=(--ckpt_path "runs/cxr/labels-$seed/checkpoints/last.ckpt")
     lightning predict "${labels[@]}" --config benchmarks/labels_fidelity.yaml "${labelled[@]}" \
         --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-labels-$seed"

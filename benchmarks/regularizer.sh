@@ -18,7 +18,7 @@ for seed in "${seeds[@]}"; do
             lightning $stage --config configs/ct/diffusion.yaml "${overlay[@]}" \
                 --data.init_args.root "$root" \
                 --model.init_args.autoencoder $stage1/checkpoints/last.ckpt \
-                --seed_everything "$seed" --model.init_args.seed "$seed" \
+                --seed_everything "$seed" \
                 --trainer.default_root_dir "runs/ct/$arm-$seed"
         done
     done

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -31,7 +32,9 @@ class OneLineParser(LightningArgumentParser):
     """Answers a mistake with one line that names it, and exit status 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Leave out the lines that only describe types and echo the value."""
+        """Tell what this project refuses as it says it; leave out lines on types and values."""
+        if ex is not None and (refusal := told(ex)) is not None:
+            message = str(refusal)
         noise = (
             "Does not validate",
             "Subtypes:",
@@ -40,16 +43,43 @@ class OneLineParser(LightningArgumentParser):
             "- Expected a <class 'N",
         )
         lines = (line.strip() for line in message.splitlines())
-        told = " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
-        sys.stderr.write(f"error: {told} (see lightning fit --help)\n")
+        sentence = " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
+        sys.stderr.write(f"error: {sentence} (see lightning fit --help)\n")
         raise SystemExit(2) from ex
+
+
+def one_seed(seed: bool | int | None, part: Namespace) -> int:
+    """The seed of a model or data module: that of `seed_everything`.
+
+    Args:
+        seed: of `seed_everything`.
+        part: what the config says of the model or of the data. Its own seed, where the class has
+            one, is 0 unless somebody gave it.
+
+    Raises:
+        ValueError: If `seed` is no number, or `part` has another one.
+    """
+    if seed is None or isinstance(seed, bool):
+        message = f"seed_everything is {seed}, expected a number, so that the run can be repeated."
+        raise ValueError(message)
+    if (own := part.get("init_args", {}).get("seed", 0)) not in (0, seed):
+        message = (
+            f"init_args.seed of {part.class_path} is {own}, expected that of seed_everything "
+            f"({seed}), which it follows: give --seed_everything {own} alone."
+        )
+        raise ValueError(message)
+    return seed
 
 
 class NoduleForgeCLI(LightningCLI):
     """Everything that a run writes goes to its own `trainer.default_root_dir`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give checkpoints a group of their own, so that overlays can change one value."""
+        """One seed for all; a group for checkpoints, so that overlays can change one value."""
+        # where a class has no seed, its link does nothing
+        for part in ("model",):
+            target = f"{part}.init_args.seed"
+            parser.link_arguments(("seed_everything", part), target, compute_fn=one_seed)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -111,6 +141,7 @@ def main(args: ArgsType = None) -> None:
             args=args,
             parser_class=OneLineParser,
             save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
             trainer_defaults={"callbacks": [Guards()]},
         )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from overlays import BENCHMARKS, CONFIGS, MARK, arguments, options, over, shipped
 
-from lightning_modules.cli import main
+from lightning_modules.cli import NoduleForgeCLI, main
 
 ALL = sorted([*CONFIGS.rglob("*.yaml"), *BENCHMARKS.glob("*.yaml")])
 
@@ -124,6 +124,62 @@ def test_nodes_and_tasks_that_do_not_match_are_named(
     config += ["--trainer.default_root_dir", str(tmp_path), "--trainer.devices", "2"]
     with pytest.raises(ValueError, match=r"`devices=2` .* `--ntasks-per-node=4` does not match"):
         main(["fit", *config])
+
+
+def seeds(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
+    """The seed of each part that a command would make."""
+    found: dict[str, int | None] = {}
+
+    def stop(cli: NoduleForgeCLI) -> None:
+        config = cli.config["fit"]
+        found.update({part: config[part].init_args.get("seed") for part in SEEDED})
+        raise SystemExit(0)
+
+    monkeypatch.setattr(NoduleForgeCLI, "instantiate_classes", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words])
+    assert ended.value.code == 0
+    return found
+
+
+SEEDED = ("model",)
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("ct/diffusion.yaml", set()),
+        ("ct/insert.yaml", {"data"}),
+        ("cxr/composition.yaml", set()),
+        ("downstream/ct_classification.yaml", {"model"}),
+        ("downstream/ct_segmentation.yaml", {"model"}),
+        ("downstream/ct_copy_paste.yaml", set()),
+        ("downstream/cxr_detection.yaml", {"model"}),
+    ],
+)
+def test_seed_everything_is_the_seed_of_whatever_has_one(
+    name: str, without: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {part: None if part in without else 7 for part in SEEDED}
+    assert seeds([*arguments(name), "--seed_everything", "7"], monkeypatch) == expected
+
+
+@pytest.mark.parametrize("part", SEEDED)
+def test_another_seed_is_refused(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*arguments("ct/diffusion.yaml"), f"--{part}.init_args.seed", "3"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words])
+    assert ended.value.code == 2
+    answer = capsys.readouterr().err.strip()
+    assert len(answer.splitlines()) == 1
+    assert "is 3, expected that of seed_everything (0)" in answer
+
+
+def test_a_seed_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments("ct/diffusion.yaml"), "--seed_everything", "true"])
+    assert ended.value.code == 2
+    assert "seed_everything is True, expected a number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
