@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 import yaml
 
 from datamodules.base import split_of
+
+pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
 ROOT = Path(__file__).parents[1]
 CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}

@@ -25,6 +25,8 @@ from lightning.pytorch.callbacks import Callback
 import lightning_modules.cli as cli
 from lightning_modules.checkpoints import WholeCheckpointIO
 
+pytestmark = pytest.mark.slow  # every test here trains in processes of its own
+
 how, at = sys.argv[1], int(sys.argv[2])
 if how == "kill-while-saving":
     saves, write = [], torch.save
