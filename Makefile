@@ -66,9 +66,10 @@ test: $(INSTALLED) ## run the whole test suite
 test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
 	$(BIN)/python -m pytest -n auto -m 'not slow'
 
-lint: $(INSTALLED) ## check style and formatting
+lint: $(INSTALLED) ## check style, formatting, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 mutants: $(INSTALLED) ## break the core in many small ways, and print what its tests let pass; takes hours
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
