@@ -32,9 +32,10 @@ from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
-from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
+from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.ct import CTHead
 from lightning_modules.heads.cxr import CXRHead
 from lightning_modules.heads.head import ModalityHead
@@ -110,8 +111,8 @@ def bare_step(
     inputs = torch.cat([latent, torch.randn(size, channels, *latent.shape[2:])], 1)
     inputs.requires_grad_(frozen)
     timestep = torch.arange(size)
-    tokens = torch.randn(size, 2, model.denoiser.token_dim)
-    embedding = torch.randn(size, model.denoiser.embedding_dim)
+    tokens = torch.randn(size, 2, model.denoiser.config.token_dim)
+    embedding = torch.randn(size, model.denoiser.config.embedding_dim)
 
     def step() -> None:
         optimizer.zero_grad()

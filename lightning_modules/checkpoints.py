@@ -10,11 +10,11 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from datamodules.io.whole_files import written_whole
-from datamodules.patients import UNKNOWN_PATIENTS
 from lightning_modules.core.adapters import load_base
-from lightning_modules.core.checkpoint_files import part_of, read_checkpoint
+from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.facts import check_facts
 from lightning_modules.core.window import IntensityWindow
 
 
@@ -73,11 +73,6 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[s
     return patients_of(checkpoint)
 
 
-def patients_of(checkpoint: Mapping[str, Any]) -> set[str]:
-    """Keys of the patients that a checkpoint was trained on, those before it included."""
-    return set(checkpoint.get("noduleforge", {}).get("training_patients", [UNKNOWN_PATIENTS]))
-
-
 def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> None:
     """Load the averaged weights of a diffusion checkpoint, below the adapters that there are.
 
@@ -95,21 +90,6 @@ def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> N
     sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
     with _fitting(path, sizes):
         load_base(denoiser, part_of(checkpoint, "ema.module."))
-
-
-def check_facts(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Check that a checkpoint's facts are the config's.
-
-    Raises:
-        ValueError: Naming what differs.
-    """
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            message = (
-                f"The checkpoint was trained with {name} {theirs.get(name)}, but the config says "
-                f"{value}: set it to the checkpoint's value."
-            )
-            raise ValueError(message)
 
 
 @contextmanager

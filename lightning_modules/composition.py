@@ -157,7 +157,7 @@ class SeveralAdapters(AdaptedDiffusion):
         """Write the averaged adapters."""
         root, network = Path(self.trainer.default_root_dir) / "adapters", self.trained()
         for name in self.adapters:
-            save_adapter(network, name, root / name, self.training_patients())
+            save_adapter(network, name, root / name, sorted(self.patients))
         rank_zero_info(f"Adapters: {root}")
 
 

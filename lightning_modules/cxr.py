@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from datamodules.batch import NoduleBatch
 from lightning_modules.core.adapter_analysis import localization_loss
@@ -22,13 +21,14 @@ from lightning_modules.core.adapters import (
     base_alone,
     save_adapter,
 )
+from lightning_modules.core.averaging import MovingAverage
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import AttributeConditioner
-from lightning_modules.core.conditioning import Conditioning, Surroundings
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.diffusion import Denoising, NoduleDiffusion
+from lightning_modules.core.sampling import Guidance, LabelGuidance
+from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.cxr import CXRHead
 
 
@@ -69,10 +69,9 @@ class CXRDiffusion(NoduleDiffusion):
 class CXRLabels(CXRDiffusion):
     """Characteristics as labels of one network: what paper A compares its adapters with (table 13).
 
-    Each label is a condition of its own. In synthesis they are composed by guidance, and the mask
-    and the background are kept in every answer (composable diffusion, Liu et al. 2022, eq. 11):
-    e = e_0 + sum over labels of s_i (e_i - e_0), with e_i the answer for label i alone and e_0 that
-    for none. A step costs one network evaluation more for each label that takes part.
+    Each label is a condition of its own. In synthesis they are composed by guidance
+    (`core.sampling.LabelGuidance`): a step costs one network evaluation more for each label that
+    takes part.
 
     Args:
         labels: for each characteristic (an attribute of the batches) its range; synthesis asks for
@@ -132,27 +131,10 @@ class CXRLabels(CXRDiffusion):
         finally:
             self.strengths = before
 
-    def guidance_branches(
-        self, batch: NoduleBatch, surroundings: Surroundings
-    ) -> list[tuple[Conditioning, float]]:
+    @property
+    def guidance(self) -> Guidance:
         """No label, and each one alone."""
-        network, scales = cast(Denoiser, self.ema.module), self.strengths
-        size, device = len(batch["index"]), batch["index"].device
-        asked = {
-            name: torch.full((size,), float(end) if name in scales else torch.nan, device=device)
-            for name, (_, end) in self.labels.items()
-        }
-        batch = {**batch, "attributes": {**batch["attributes"], **asked}}
-        everywhere = torch.ones(size, dtype=torch.bool, device=device)
-
-        def alone(label: str | None) -> Conditioning:
-            withheld = {other: everywhere for other in self.labels if other != label}
-            return network.condition(batch, surroundings, withheld)
-
-        return [
-            (alone(None), 1 - sum(scales.values())),
-            *[(alone(label), scale) for label, scale in scales.items()],
-        ]
+        return LabelGuidance({n: float(end) for n, (_, end) in self.labels.items()}, self.strengths)
 
 
 class AdaptedDiffusion(CXRDiffusion):
@@ -175,7 +157,7 @@ class AdaptedDiffusion(CXRDiffusion):
     def __init__(self, *args: Any, localization: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.localization = localization
-        self._adapted: list[AveragedModel] = []  # no module of its own
+        self._adapted: list[MovingAverage] = []  # no module of its own
 
     @abstractmethod
     def place_adapters(self) -> None:
@@ -186,7 +168,7 @@ class AdaptedDiffusion(CXRDiffusion):
         if adapter_names(self.denoiser):
             return
         self.place_adapters()
-        self.ema = self._average()
+        self.ema = MovingAverage(self.denoiser, self.ema_decay)
         self._rest()
 
     def _rest(self) -> None:
@@ -299,5 +281,5 @@ class CXRAdapter(AdaptedDiffusion):
         """Write the averaged adapter."""
         folder = Path(self.trainer.default_root_dir) / "adapters" / self.characteristic
         network = cast(Denoiser, self.ema.module)
-        save_adapter(network, self.characteristic, folder, self.training_patients())
+        save_adapter(network, self.characteristic, folder, sorted(self.patients))
         rank_zero_info(f"Adapter: {folder}")

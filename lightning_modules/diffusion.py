@@ -1,80 +1,33 @@
 """Stage 2: latent diffusion of nodules, whatever the modality."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
-from lightning_modules.checkpoints import check_facts, load_codec, load_denoiser, patients_of
+from lightning_modules.checkpoints import load_codec, load_denoiser
+from lightning_modules.core.averaging import MovingAverage
+from lightning_modules.core.checkpoint_files import patients_of
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioners import HistogramConditioner
-from lightning_modules.core.conditioning import (
-    Conditioning,
-    Surroundings,
-    interleave_conditions,
-)
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
-from lightning_modules.core.histogram import bin_centers, masked_histogram
-from lightning_modules.core.inpainting import (
-    feather,
-    inpaint_mask,
-    mean_fill,
-    paste,
-    to_latent_mask,
-)
-from lightning_modules.core.process import DiffusionProcess, Predict, Solver
-from lightning_modules.core.randomness import SampleGenerators, generator, sample_noise
-from lightning_modules.core.regularizer import Estimate, Regularizer
+from lightning_modules.core.conditioning import Surroundings
+from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
+from lightning_modules.core.description import Parts, describe
+from lightning_modules.core.facts import ModelFacts, check_facts
+from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
+from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.regularizer import Estimate
+from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
 from lightning_modules.core.schedule import training_steps, warmup_cosine
+from lightning_modules.core.synthesizer import Synthesizer
 from lightning_modules.heads.head import ModalityHead
-
-
-@dataclass
-class SamplingConfig:
-    """How nodules are synthesized.
-
-    Attributes:
-        evaluations: network evaluations for each sample; guidance spends two at each step.
-        solver: the solver of the reverse process.
-        guidance_scale: classifier-free guidance (Ho and Salimans 2022); 1 is none.
-        seed: seed of the samples.
-    """
-
-    evaluations: int = 20
-    solver: Solver = "dpm-solver++"
-    guidance_scale: float = 1.0
-    seed: int = 0
-
-
-class Denoising(NamedTuple):
-    """One training question and the network's answer.
-
-    Attributes:
-        latent: `(B, C, *latent)`; x_0.
-        noise: `(B, C, *latent)`.
-        timestep: `(B,)`.
-        x_t: `(B, C, *latent)`.
-        region: `(B, 1, *latent)`; 1 where the nodule is synthesized.
-        conditioning: what the network is told.
-        output: `(B, C, *latent)`; what it says.
-    """
-
-    latent: Tensor
-    noise: Tensor
-    timestep: Tensor
-    x_t: Tensor
-    region: Tensor
-    conditioning: Conditioning
-    output: Tensor
 
 
 class NoduleDiffusion(LightningModule):
@@ -122,7 +75,7 @@ class NoduleDiffusion(LightningModule):
         self.denoiser = Denoiser(unet, codec, head.conditioners, head.window, head.histogram_bins)
 
         self.ema_decay = ema_decay
-        self.ema = self._average()
+        self.ema = MovingAverage(self.denoiser, ema_decay)
         self.autoencoder, self.init_from = autoencoder, init_from
         self.sampling = sampling or SamplingConfig()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -135,15 +88,6 @@ class NoduleDiffusion(LightningModule):
         """How far beyond the mask the synthetic nodule reaches into its surroundings."""
         return self.head.margin_voxels
 
-    def _average(self) -> AveragedModel:
-        """The denoiser's moving average, beginning with the weights that it has."""
-
-        def average(ema: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
-            decay = min(self.ema_decay, (1 + int(updates)) / (10 + int(updates)))
-            return torch.lerp(value, ema, decay)
-
-        return AveragedModel(self.denoiser, avg_fn=average).requires_grad_(False)
-
     # --- beginning -----------------------------------------------------------------------------
 
     def load_weights(self) -> None:
@@ -155,7 +99,7 @@ class NoduleDiffusion(LightningModule):
         """
         if self.init_from is not None:
             self.patients |= load_codec(self.codec, self.init_from, self.head.window)
-            load_denoiser(self.denoiser, self.init_from, self._facts())
+            load_denoiser(self.denoiser, self.init_from, self._plain_facts())
         elif self.autoencoder is not None:
             self.patients |= load_codec(self.codec, self.autoencoder, self.head.window)
         else:
@@ -217,11 +161,6 @@ class NoduleDiffusion(LightningModule):
     def _latents(self, batch: NoduleBatch) -> Mapping[str, Tensor]:
         return cast(Mapping[str, Tensor], batch if "context" in batch else self.encode(batch))
 
-    def _region(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The region that is synthesized, in voxels of the image and of the latent."""
-        region = inpaint_mask(mask, self.head.margin_voxels)
-        return region, to_latent_mask(region, self.codec.compression)
-
     # --- training ------------------------------------------------------------------------------
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
@@ -257,7 +196,8 @@ class NoduleDiffusion(LightningModule):
         """
         latents = self._latents(batch)
         mask = batch["mask"]
-        _, region = self._region(mask)
+        region = inpaint_mask(mask, self.head.margin_voxels)
+        region = to_latent_mask(region, self.codec.compression)
         mean, logvar = latents["latent_mean"], latents["latent_logvar"]
         draw = mean + torch.exp(0.5 * logvar) * generators.normal(mean)
         context = self.codec.standardize(latents["context"])
@@ -267,7 +207,7 @@ class NoduleDiffusion(LightningModule):
         timestep = self.process.timesteps_at(generators.uniform()).to(mask.device)
         noise = generators.normal(latent)
         x_t = self.process.add_noise(latent, noise, timestep)
-        withheld = self._dropout(generators) if dropout else None
+        withheld = self.head.withhold(generators, mask.device) if dropout else None
         conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
         output = denoiser(x_t, timestep, conditioning)
         return Denoising(latent, noise, timestep, x_t, region, conditioning, output)
@@ -294,25 +234,12 @@ class NoduleDiffusion(LightningModule):
                 mask=batch["mask"],
                 decode=self.codec.decode,
             )
-            for name, regularizer in self.head.regularizers.items():
-                losses[name] = regularizer(estimate)
+            losses |= {name: loss(estimate) for name, loss in self.head.regularizers.items()}
         return losses
 
     def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         """What is minimized: the diffusion loss and the others times their weights."""
-        total = losses["diffusion"]
-        for name, regularizer in self.head.regularizers.items():
-            total = total + cast(Regularizer, regularizer).weight * losses[name]
-        return total
-
-    def _dropout(self, generators: SampleGenerators) -> dict[str, Tensor]:
-        together = generators.uniform() < self.head.joint_dropout
-        withheld = {}
-        for name, conditioner in self.head.conditioners.items():
-            alone = generators.uniform() < conditioner.dropout
-            where = alone | together if conditioner.guided else alone
-            withheld[name] = where.to(self.device)
-        return withheld
+        return self.head.weighted(losses)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the averaged weights after each optimizer step."""
@@ -358,29 +285,9 @@ class NoduleDiffusion(LightningModule):
     def predict_step(self, batch: NoduleBatch, batch_idx: int) -> Synthesis:
         """Synthetic nodules where the batch asks for them.
 
-        A request without a histogram (or with one that is not a number) gets that of a real
-        training nodule of its subtype.
-
-        Raises:
-            ValueError: If a histogram has another number of bins than the model.
+        A request without a histogram gets one: `Synthesizer.with_histograms`.
         """
-        if (conditioner := self.histogram_conditioner) is not None:
-            bank, bins = conditioner.bank, conditioner.bins
-            absent = torch.full((len(batch["index"]), bins), torch.nan, device=self.device)
-            histogram = batch.get("histogram", absent)
-            if histogram.shape[1] != bins:
-                message = (
-                    f"A histogram of {histogram.shape[1]} shares is asked for, but the model has "
-                    f"{bins} bins: give {bins} shares"
-                )
-                raise ValueError(message)
-            lacking = histogram.isnan().any(1)
-            if lacking.any():
-                rows = batch["subtype"][lacking], batch["index"][lacking]
-                histogram = histogram.clone()
-                histogram[lacking] = bank.draw(*rows, self.sampling.seed)
-            batch = {**batch, "histogram": histogram}
-        return self.sample(batch)
+        return self.sample(self.synthesizer.with_histograms(batch))
 
     def evaluation_generators(self, batch: NoduleBatch) -> SampleGenerators:
         """Where validation draws from: for each nodule the same in every epoch."""
@@ -397,18 +304,27 @@ class NoduleDiffusion(LightningModule):
         self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)
 
     @property
-    def histogram_conditioner(self) -> HistogramConditioner | None:
-        """The averaged network's histogram conditioner, if it has one."""
-        network = cast(Denoiser, self.ema.module)
-        for conditioner in network.conditioners.values():
-            if isinstance(conditioner, HistogramConditioner):
-                return conditioner
-        return None
+    def guidance(self) -> Guidance:
+        """Of the network's answers in synthesis."""
+        return ClassifierFreeGuidance()
+
+    @property
+    def synthesizer(self) -> Synthesizer:
+        """What synthesizes with the averaged weights, as they are."""
+        return Synthesizer(
+            self.facts,
+            self.codec,
+            cast(Denoiser, self.ema.module),
+            self.process,
+            self.guidance,
+            self.sampling,
+            self.provenance,
+        )
 
     @property
     def window(self) -> tuple[float, float]:
         """Intensities that are mapped to -1 and 1."""
-        return self.head.window.low, self.head.window.high
+        return self.head.window.ends
 
     @property
     def provenance(self) -> Provenance:
@@ -417,124 +333,36 @@ class NoduleDiffusion(LightningModule):
         patients = tuple(sorted(self.patients))
         return Provenance(self.checkpoint, sampling.seed, sampling.evaluations, patients)
 
-    @torch.no_grad()
     def sample(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
-        """Synthesize a nodule in each image of the batch, with the averaged weights.
-
-        Each sample depends on the seed and its index alone. Outside the nodule's margin the image
-        is the background bit for bit.
+        """Synthesize a nodule in each image of the batch: `Synthesizer.__call__`.
 
         Args:
-            batch: images, masks and conditions; what the images show inside the region is not
-                seen. With `histogram` in it that is requested, else that of the image in the mask.
+            batch: images, masks and conditions.
             seed: overrides the seed of the sampling settings.
         """
-        settings = self.sampling
-        seed = settings.seed if seed is None else seed
-        mask, background = batch["mask"], batch["image"]
-        region, latent_region = self._region(mask)
-        image = self.head.window.normalize(background)
-        mean, _ = self.codec.encode(mean_fill(image, region))
-        context = self.codec.standardize(mean.float())
-        predict, steps = self._predictor(batch, Surroundings(context, latent_region))
-        latent = self.process.sample(
-            predict,
-            context,
-            latent_region,
-            sample_noise(batch["index"], context.shape[1:], seed),
-            steps,
-            settings.solver,
-            [generator("solver", seed, index) for index in batch["index"].tolist()],
-        )
-        synthetic = self.head.window.denormalize(self.codec.decode(latent).float())
-        pasted = paste(background, synthetic, feather(mask, self.head.margin_voxels))
-        requested, generated = self._histograms(batch, pasted)
-        return Synthesis(
-            image=pasted,
-            background=background,
-            request=batch,
-            requested_histogram=requested,
-            generated_histogram=generated,
-            bin_centers=self.bin_centers,
-            window=self.window,
-            provenance=replace(self.provenance, seed=seed),
-        )
-
-    def _predictor(self, batch: NoduleBatch, surroundings: Surroundings) -> tuple[Predict, int]:
-        """The averaged network with guidance, and the number of steps its evaluations allow."""
-        network = cast(Denoiser, self.ema.module)
-        branches = self.guidance_branches(batch, surroundings)
-        number = len(branches)
-        together = interleave_conditions([conditioning for conditioning, _ in branches])
-        weights = torch.tensor([weight for _, weight in branches], device=self.device)
-
-        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
-            repeated = (value.repeat_interleave(number, 0) for value in (x_t, timestep))
-            output: Tensor = network(*repeated, together)
-            if number == 1:
-                return output
-            return torch.einsum("a,ba...->b...", weights, output.view(-1, number, *x_t.shape[1:]))
-
-        return predict, max(self.sampling.evaluations // number, 1)
-
-    def guidance_branches(
-        self, batch: NoduleBatch, surroundings: Surroundings
-    ) -> list[tuple[Conditioning, float]]:
-        """The conditions under which the network is asked at each step, and their weights.
-
-        With guidance (Ho and Salimans 2022) e_0 + s (e - e_0) has the weights 1 - s and s.
-        """
-        network = cast(Denoiser, self.ema.module)
-        given, scale = network.condition(batch, surroundings), self.sampling.guidance_scale
-        if scale == 1:
-            return [(given, 1.0)]
-        everywhere = torch.ones_like(batch["index"], dtype=torch.bool)
-        withheld = {n: everywhere for n, c in self.head.conditioners.items() if c.guided}
-        without = network.condition(batch, surroundings, withheld)
-        return [(without, 1 - scale), (given, scale)]
-
-    @property
-    def bin_centers(self) -> Tensor:
-        """Centres of the histograms' bins in image units, `(bins,)`."""
-        window = self.head.window
-        return bin_centers(self.head.histogram_bins, window.low, window.high)
-
-    def _histograms(self, batch: NoduleBatch, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Requested and generated histogram."""
-
-        def measure(values: Tensor) -> Tensor:
-            head = self.head
-            return masked_histogram(values, batch["mask"], head.histogram_bins, head.window)
-
-        requested = batch["histogram"] if "histogram" in batch else measure(batch["image"])
-        return requested, measure(image)
+        return self.synthesizer(batch, seed)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record what a checkpoint must not be used without."""
+        """Record what a checkpoint must not be used without, and what `Synthesizer.load` needs."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        parts = Parts(self.codec, self.denoiser, self.process, self.sampling, self.guidance)
         checkpoint["noduleforge"] = {
-            **self._facts(),
+            **self._plain_facts(),
+            "synthesizer": describe(parts),
             "data_fingerprint": data.fingerprint,
-            "training_patients": self.training_patients(),
+            "training_patients": sorted(self.patients),
         }
 
-    def training_patients(self) -> list[str]:
-        """Keys of all patients that trained weights have seen, the autoencoder's included."""
-        data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        return sorted(self.patients | data.training_patients)
-
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> ModelFacts:
         """What the weights mean nothing without."""
-        size = self.roi.shape(self.codec.spatial_dims)
-        return {
-            "window": [self.head.window.low, self.head.window.high],
-            "margin_voxels": self.head.margin_voxels,
-            "histogram_bins": self.head.histogram_bins,
-            "roi_size": list(size),
-            "roi_spacing_mm": self.roi.spacing_mm,
-        }
+        head = self.head
+        return ModelFacts(head.window, head.margin_voxels, head.histogram_bins, self.roi)
+
+    def _plain_facts(self) -> dict[str, Any]:
+        return self.facts.plain(self.codec.spatial_dims)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another stage, or whose facts are not the config's.
@@ -549,5 +377,5 @@ class NoduleDiffusion(LightningModule):
                 "model.autoencoder that of stage 1."
             )
             raise ValueError(message)
-        check_facts(saved, self._facts())
+        check_facts(saved, self._plain_facts())
         self.patients |= patients_of(checkpoint)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from datamodules.patients import UNKNOWN_PATIENTS
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, read without running anything that it may hold.
@@ -41,3 +43,8 @@ def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(prefix)
     }
+
+
+def patients_of(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Keys of the patients that a checkpoint was trained on, those before it included."""
+    return set(checkpoint.get("noduleforge", {}).get("training_patients", [UNKNOWN_PATIENTS]))

@@ -23,6 +23,9 @@ class LatentCodec(nn.Module):
         num_res_blocks: residual blocks of each level.
         norm_num_groups: groups of the group normalization; divides every entry of `channels`.
         checkpointing: recompute activations in the backward pass to save memory.
+
+    Attributes:
+        settings: arguments that make another of the same weights, as plain data.
     """
 
     scale_factor: Tensor
@@ -38,6 +41,13 @@ class LatentCodec(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.settings = {
+            "spatial_dims": spatial_dims,
+            "channels": list(channels),
+            "latent_channels": latent_channels,
+            "num_res_blocks": num_res_blocks,
+            "norm_num_groups": norm_num_groups,
+        }
         self.spatial_dims = spatial_dims
         self.latent_channels = latent_channels
         self.compression = 2 ** (len(channels) - 1)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,11 @@ class MaskConditioner(Conditioner):
         super().__init__(dropout, guided)
         self.embedding_channels = embedding_channels
         self.channels = 1 + embedding_channels
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Conditioner`."""
+        return {**super().settings, "embedding_channels": self.embedding_channels}
 
     def build(self, geometry: LatentGeometry) -> None:
         """Create the strided convolution."""
@@ -106,8 +112,14 @@ class VectorConditioner(Conditioner):
                 "channels, tokens and embedding."
             )
             raise ValueError(message)
-        self.slots = tuple(slots)
+        self.slots, self.spread_channels = tuple(slots), spread_channels
         self.channels = spread_channels if "channels" in slots else 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Conditioner`."""
+        own = {"slots": list(self.slots), "spread_channels": self.spread_channels}
+        return {**super().settings, **own}
 
     @property
     @abstractmethod
@@ -246,6 +258,11 @@ class AttributeConditioner(VectorConditioner):
     ) -> None:
         super().__init__(slots, spread_channels, dropout, guided)
         self.ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Conditioner`."""
+        return {**super().settings, "ranges": self.ranges}
 
     @property
     def width(self) -> int:

@@ -7,7 +7,7 @@ latent, `tokens` for cross-attention, and an `embedding` that is added to that o
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,11 @@ class Conditioner(nn.Module, ABC):
             raise ValueError(message)
         self.dropout = dropout
         self.guided = guided
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make another like it, as plain data."""
+        return {"dropout": self.dropout, "guided": self.guided}
 
     def build(self, geometry: LatentGeometry) -> None:
         """Create the layers that depend on the model's geometry; called once, before training."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
             conditioner.build(geometry)
         # by name: a config that lists them in another order means the same network
         self.conditioners = nn.ModuleDict(dict(sorted(conditioners.items())))
-        self.token_dim, self.embedding_dim = config.token_dim, config.embedding_dim
+        self.config = config
         self.unet = DiffusionModelUNet(
             spatial_dims=geometry.spatial_dims,
             in_channels=geometry.latent_channels + sum(c.channels for c in conditioners.values()),
@@ -157,13 +157,35 @@ class Denoiser(nn.Module):
         channels, tokens, embedding = conditioning
         size = len(latent)
         if tokens is None:
-            tokens = latent.new_zeros(size, 1, self.token_dim)
+            tokens = latent.new_zeros(size, 1, self.config.token_dim)
         if embedding is None:
-            embedding = latent.new_zeros(size, self.embedding_dim)
+            embedding = latent.new_zeros(size, self.config.embedding_dim)
         inputs = latent if channels is None else torch.cat([latent, channels], 1)
         inputs = inputs.contiguous(memory_format=self.memory_format)
         output: Tensor = self.unet(inputs, timestep, tokens, embedding)
         return output.float()
+
+
+class Denoising(NamedTuple):
+    """One training question and the network's answer.
+
+    Attributes:
+        latent: `(B, C, *latent)`; x_0.
+        noise: `(B, C, *latent)`.
+        timestep: `(B,)`.
+        x_t: `(B, C, *latent)`.
+        region: `(B, 1, *latent)`; 1 where the nodule is synthesized.
+        conditioning: what the network is told.
+        output: `(B, C, *latent)`; what it says.
+    """
+
+    latent: Tensor
+    noise: Tensor
+    timestep: Tensor
+    x_t: Tensor
+    region: Tensor
+    conditioning: Conditioning
+    output: Tensor
 
 
 def _recompute(block: nn.Module) -> None:

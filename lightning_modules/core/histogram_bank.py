@@ -54,6 +54,7 @@ class HistogramBank(nn.Module):
                     "give the request its own histogram, or train on data that has some."
                 )
                 raise ValueError(message)
+            # the word is part of the key: another would draw other nodules from the same seed
             stream = generator("library", seed, number)
             choice = torch.randint(len(candidates), (1,), generator=stream)
             rows.append(self.histograms[candidates[choice]])

@@ -54,6 +54,9 @@ class DiffusionProcess(nn.Module):
         snr_gamma: gamma of `min_snr`.
         roi_weight: weight of the loss inside the nodule's region relative to outside. The loss is
             the weighted mean of both means, so that it does not grow with the lesion's size.
+
+    Attributes:
+        settings: the arguments, as plain data.
     """
 
     def __init__(
@@ -74,6 +77,16 @@ class DiffusionProcess(nn.Module):
         if prediction not in PREDICTIONS:
             message = f"The prediction is {prediction!r}, expected one of {', '.join(PREDICTIONS)}."
             raise ValueError(message)
+        self.settings = {
+            "prediction": prediction,
+            "schedule": schedule,
+            "shift": shift,
+            "timesteps": timesteps,
+            "loss": loss,
+            "weighting": weighting,
+            "snr_gamma": snr_gamma,
+            "roi_weight": roi_weight,
+        }
         self.prediction, self.shift, self.timesteps = PREDICTIONS[prediction], shift, timesteps
         self.loss_norm, self.weighting, self.snr_gamma = loss, weighting, snr_gamma
         self.roi_weight = roi_weight

@@ -23,6 +23,11 @@ class IntensityWindow:
             message = f"The intensity window is [{self.low}, {self.high}], expected low < high."
             raise ValueError(message)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both intensities."""
+        return self.low, self.high
+
     def normalize(self, image: Tensor) -> Tensor:
         """From physical units to [-1, 1]."""
         scaled = 2 * (image - self.low) / (self.high - self.low) - 1

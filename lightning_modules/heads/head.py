@@ -1,10 +1,13 @@
 """A modality head: intensity window, conditioners and regularizers."""
 
 from collections.abc import Mapping
+from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_modules.core.conditioning import Conditioner
+from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.core.regularizer import Regularizer
 from lightning_modules.core.window import IntensityWindow
 
@@ -50,3 +53,32 @@ class ModalityHead(nn.Module):
         self.regularizers = nn.ModuleDict(regularizers or {})
         self.joint_dropout = joint_dropout
         self.margin_voxels, self.histogram_bins = margin_voxels, histogram_bins
+
+    def withhold(self, generators: SampleGenerators, device: torch.device) -> dict[str, Tensor]:
+        """Which conditions are withheld in a training step: each alone, or all guided together.
+
+        Args:
+            generators: where it is drawn from, one for each of `B` samples.
+            device: of what is returned.
+
+        Returns:
+            For each conditioner `(B,)` boolean.
+        """
+        together = generators.uniform() < self.joint_dropout
+        withheld = {}
+        for name, conditioner in self.conditioners.items():
+            alone = generators.uniform() < conditioner.dropout
+            where = alone | together if conditioner.guided else alone
+            withheld[name] = where.to(device)
+        return withheld
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The diffusion loss and the regularizers times their weights, a scalar.
+
+        Args:
+            losses: scalars; `diffusion`, and one by the name of each regularizer.
+        """
+        total = losses["diffusion"]
+        for name, regularizer in self.regularizers.items():
+            total = total + cast(Regularizer, regularizer).weight * losses[name]
+        return total

@@ -23,8 +23,9 @@ from lightning_modules.core.conditioners import (
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
+from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
-from lightning_modules.diffusion import NoduleDiffusion, SamplingConfig
+from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.head import ModalityHead
 
 
@@ -108,6 +109,37 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             "enable_model_summary": False,
         }
         return Trainer(max_steps=max_steps, **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture
+def stage1(tmp_path: Path, make_data: Make, make_autoencoder: Make, make_trainer: Make) -> Make:
+    """A function that trains a codec for `spatial_dims` and gives its checkpoint."""
+
+    def make(spatial_dims: int, steps: int = 3) -> Path:
+        seed_everything(0)
+        trainer = make_trainer(steps)
+        trainer.fit(make_autoencoder(spatial_dims, learning_rate=1e-2), make_data(spatial_dims))
+        path = tmp_path / f"stage1-{spatial_dims}.ckpt"
+        trainer.save_checkpoint(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def trained(make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make) -> Make:
+    """A function that fits a few steps and gives trainer, model and data."""
+
+    def make(spatial_dims: int, steps: int = 3, **settings: Any) -> tuple[Any, Any, Any]:
+        path = stage1(spatial_dims)
+        seed_everything(1)
+        model = make_diffusion(spatial_dims, autoencoder=path, **settings)
+        data = make_data(spatial_dims)
+        trainer = make_trainer(steps)
+        trainer.fit(model, data)
+        return trainer, model, data
 
     return make
 

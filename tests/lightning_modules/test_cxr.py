@@ -16,6 +16,7 @@ from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.merging import Weighted
 from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.sampling import guided
 from lightning_modules.cxr import CXRDiffusion, CXRLabels
 from lightning_modules.heads.cxr import CXRHead
 
@@ -188,14 +189,28 @@ def test_labels_are_composed_as_the_formula_says(labels: Any) -> None:
 
     nothing = alone()
     expected = nothing + 3 * (alone(solid=1.0) - nothing) + 0.5 * (alone(old=1.0) - nothing)
-    with torch.no_grad(), model.using({"solid": 3.0, "old": 0.5}):
-        predict, steps = model._predictor(batch, surroundings)
-        torch.testing.assert_close(predict(x_t, timestep), expected, atol=1e-4, rtol=1e-4)
-    assert steps == 1  # of 4 evaluations, each step costs 3
-    with torch.no_grad(), model.using({}):
-        predict, steps = model._predictor(batch, surroundings)
-        torch.testing.assert_close(predict(x_t, timestep), nothing, atol=1e-5, rtol=1e-4)
-    assert steps == 4
+    for strengths, wanted, close in (
+        ({"solid": 3.0, "old": 0.5}, expected, 1e-4),
+        ({}, nothing, 1e-5),
+    ):
+        with torch.no_grad(), model.using(strengths):
+            branches = model.guidance.branches(network, batch, surroundings, 1.0)
+            answer = guided(network, branches)(x_t, timestep)
+        assert len(branches) == 1 + len(strengths)
+        torch.testing.assert_close(answer, wanted, atol=close, rtol=1e-4)
+
+
+def test_every_label_costs_an_evaluation_at_each_step(labels: Any) -> None:
+    model, batch = labels
+    spent: list[int] = []
+    model.ema.module.unet.register_forward_hook(
+        lambda _module, inputs, _output: spent.append(len(inputs[0]))
+    )
+    for strengths, calls in (({"solid": 3.0, "old": 0.5}, [9]), ({}, [3] * 4)):
+        spent.clear()
+        with model.using(strengths):
+            model.sample(batch)
+        assert spent == calls  # of 4 evaluations for each of 3 samples
 
 
 def test_what_labels_cannot_do_is_said(labels: Any, make_codec: Make) -> None:

@@ -14,43 +14,14 @@ from torch import Tensor
 from callbacks import GenerationMetrics, HistogramFidelity
 from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.checkpoints import load_codec
+from lightning_modules.core.denoiser import Denoising
 from lightning_modules.core.inpainting import dilate
 from lightning_modules.core.randomness import SampleGenerators
-from lightning_modules.diffusion import Denoising, NoduleDiffusion, SamplingConfig
+from lightning_modules.core.sampling import SamplingConfig
+from lightning_modules.diffusion import NoduleDiffusion
 
 DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
 Make = Callable[..., Any]
-
-
-@pytest.fixture
-def stage1(tmp_path: Path, make_data: Make, make_autoencoder: Make, make_trainer: Make) -> Make:
-    """A function that trains a codec for `spatial_dims` and gives its checkpoint."""
-
-    def make(spatial_dims: int, steps: int = 3) -> Path:
-        seed_everything(0)
-        trainer = make_trainer(steps)
-        trainer.fit(make_autoencoder(spatial_dims, learning_rate=1e-2), make_data(spatial_dims))
-        path = tmp_path / f"stage1-{spatial_dims}.ckpt"
-        trainer.save_checkpoint(path)
-        return path
-
-    return make
-
-
-@pytest.fixture
-def trained(make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make) -> Make:
-    """A function that fits a few steps and gives trainer, model and data."""
-
-    def make(spatial_dims: int, steps: int = 3, **settings: Any) -> tuple[Any, Any, Any]:
-        path = stage1(spatial_dims)
-        seed_everything(1)
-        model = make_diffusion(spatial_dims, autoencoder=path, **settings)
-        data = make_data(spatial_dims)
-        trainer = make_trainer(steps)
-        trainer.fit(model, data)
-        return trainer, model, data
-
-    return make
 
 
 def collate(data: Any, items: list[int], split: str = "test") -> NoduleBatch:
@@ -358,7 +329,7 @@ def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Ma
     # in prediction the histogram is that of a real training nodule of the subtype
     batch = collate(data, [0, 1, 2])
     synthesis = model.predict_step(batch, 0)
-    bank = model.histogram_conditioner.bank
+    bank = model.synthesizer.bank
     for row, code in zip(synthesis.requested_histogram, batch["subtype"], strict=True):
         of_subtype = bank.histograms[bank.subtypes == code]
         assert (of_subtype == row).all(1).any()
@@ -464,7 +435,7 @@ def test_a_warm_start_draws_histograms_of_its_own_data(
     data = make_data(2, select="subtype == 'solid'", batch_size=2)
     tuned = make_diffusion(2, init_from=path)
     make_trainer(1).fit(tuned, data)
-    assert tuned.histogram_conditioner.bank.subtypes.unique().tolist() == [0]
+    assert tuned.synthesizer.bank.subtypes.unique().tolist() == [0]
 
 
 def test_training_by_epochs_is_training_by_steps(

@@ -8,7 +8,7 @@ import torch
 from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.diffusion import SamplingConfig
+from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.heads.cxr import CXRHead
 
 Make = Callable[..., Any]

@@ -1,0 +1,117 @@
+"""A model in plain data, from which it is built again without the config of its training.
+
+Classes are named, and looked up among those that are known here: a checkpoint can make nothing
+else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioners import (
+    AttributeConditioner,
+    BackgroundConditioner,
+    HistogramConditioner,
+    MaskConditioner,
+    SubtypeConditioner,
+)
+from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.facts import ModelFacts
+from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.sampling import (
+    ClassifierFreeGuidance,
+    Guidance,
+    LabelGuidance,
+    SamplingConfig,
+)
+
+KNOWN: dict[str, Any] = {
+    known.__name__: known
+    for known in (
+        MaskConditioner,
+        BackgroundConditioner,
+        SubtypeConditioner,
+        HistogramConditioner,
+        AttributeConditioner,
+        ClassifierFreeGuidance,
+        LabelGuidance,
+    )
+}
+"""Conditioners and guidance that a description may name."""
+
+
+class Parts(NamedTuple):
+    """What a model synthesizes with.
+
+    Attributes:
+        codec: the autoencoder.
+        denoiser: the network with its conditioners.
+        process: the diffusion process.
+        sampling: how nodules are synthesized.
+        guidance: of the network's answers.
+    """
+
+    codec: LatentCodec
+    denoiser: Denoiser
+    process: DiffusionProcess
+    sampling: SamplingConfig
+    guidance: Guidance
+
+
+def describe(parts: Parts) -> dict[str, Any]:
+    """A model's parts as numbers, strings, lists and dictionaries; weights are not in it."""
+    return {
+        "codec": parts.codec.settings,
+        "unet": asdict(parts.denoiser.config),
+        "conditioners": {n: _named(c) for n, c in parts.denoiser.conditioners.items()},
+        "process": parts.process.settings,
+        "sampling": asdict(parts.sampling),
+        "guidance": _named(parts.guidance),
+    }
+
+
+def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
+    """The parts that a description is of, with random weights.
+
+    Args:
+        description: of `describe`.
+        facts: of the same model.
+
+    Raises:
+        ValueError: If it names a class that is not known, or settings that a part does not have.
+    """
+    try:
+        codec = LatentCodec(**description["codec"])
+        # what only training needs is left out
+        unet = replace(UNetConfig(**description["unet"]), checkpointing=False, compile=False)
+        conditioners = {n: _make(named) for n, named in description["conditioners"].items()}
+        return Parts(
+            codec,
+            Denoiser(unet, codec, conditioners, facts.window, facts.histogram_bins),
+            DiffusionProcess(**description["process"]),
+            SamplingConfig(**description["sampling"]),
+            _make(description["guidance"]),
+        )
+    except (KeyError, TypeError) as error:
+        message = (
+            f"The model's description cannot be read ({error}): use the version of noduleforge "
+            "that it was trained with."
+        )
+        raise ValueError(message) from error
+
+
+def _named(part: nn.Module | Guidance) -> dict[str, Any]:
+    return {"class_name": type(part).__name__, "settings": part.settings}
+
+
+def _make(named: Mapping[str, Any]) -> Any:
+    if named["class_name"] not in KNOWN:
+        message = (
+            f"The model has a {named['class_name']!r}, expected one of {', '.join(KNOWN)}: use "
+            "`lightning predict` with the config that names your class."
+        )
+        raise ValueError(message)
+    return KNOWN[named["class_name"]](**named["settings"])

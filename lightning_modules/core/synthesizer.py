@@ -1,0 +1,205 @@
+"""Synthetic nodules from a checkpoint, without a trainer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
+from lightning_modules.core.adapters import load_adapter
+from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
+from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioners import HistogramConditioner
+from lightning_modules.core.conditioning import Surroundings
+from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.description import build
+from lightning_modules.core.facts import ModelFacts
+from lightning_modules.core.histogram_bank import HistogramBank
+from lightning_modules.core.inpainting import (
+    feather,
+    inpaint_mask,
+    mean_fill,
+    paste,
+    to_latent_mask,
+)
+from lightning_modules.core.merging import Weighted
+from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.randomness import generator, sample_noise
+from lightning_modules.core.sampling import Guidance, SamplingConfig, guided
+
+
+@dataclass(eq=False)
+class Synthesizer:
+    """Puts nodules into images; `synthesizer(batch)`.
+
+    Attributes:
+        facts: window, margin, histograms and ROI.
+        codec: the autoencoder.
+        network: the averaged denoiser, or what answers like it.
+        process: the diffusion process.
+        guidance: of the network's answers.
+        sampling: how nodules are synthesized; may be changed.
+        provenance: where the weights come from.
+    """
+
+    facts: ModelFacts
+    codec: LatentCodec
+    network: Denoiser
+    process: DiffusionProcess
+    guidance: Guidance
+    sampling: SamplingConfig
+    provenance: Provenance
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path | str,
+        adapters: Mapping[str, Path | str] | None = None,
+        strengths: Mapping[str, float] | None = None,
+    ) -> "Synthesizer":
+        """The synthesizer in a checkpoint of a diffusion model, with its averaged weights.
+
+        Args:
+            checkpoint: the file; nothing else of the run is needed, and nothing in it is run.
+            adapters: for each adapter on this base the folder that its run wrote.
+            strengths: for each adapter that takes part its strength; by default all at 1.
+
+        Raises:
+            FileNotFoundError: If there is no such file or folder.
+            ValueError: If it is no diffusion model's, holds adapters or an unknown class, or an
+                adapter does not fit.
+        """
+        path, loaded = Path(checkpoint), adapters or {}
+        stored = read_checkpoint(path)
+        saved = stored.get("noduleforge", {})
+        if "synthesizer" not in saved:
+            message = f"The checkpoint {path} is not one of a diffusion model: give stage 2's."
+            raise ValueError(message)
+        weights = part_of(stored, "ema.module.")
+        if any(".lora_" in name for name in weights):
+            message = (
+                f"The checkpoint {path} holds adapters: give that of their base, and the folders "
+                "that their run wrote in `adapters`."
+            )
+            raise ValueError(message)
+        facts = ModelFacts.of(saved)
+        codec, network, process, sampling, guidance = build(saved["synthesizer"], facts)
+        codec.load_state_dict(part_of(stored, "codec."))
+        network.load_state_dict(weights)
+        patients = patients_of(stored)
+        for name, folder in loaded.items():
+            patients |= load_adapter(network, name, Path(folder))
+        if strengths is None:
+            strengths = dict.fromkeys(loaded, 1.0)
+        if loaded or strengths:
+            Weighted().merge(network, strengths)
+        for module in (codec, network):
+            module.eval().requires_grad_(False)
+        provenance = Provenance(
+            path.name, sampling.seed, sampling.evaluations, tuple(sorted(patients))
+        )
+        return cls(facts, codec, network, process, guidance, sampling, provenance)
+
+    def to(self, device: torch.device | str) -> "Synthesizer":
+        """Move all weights; batches must be on the same device."""
+        for module in (self.codec, self.network, self.process):
+            module.to(device)
+        return self
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Intensities that are mapped to -1 and 1."""
+        return self.facts.window.ends
+
+    @property
+    def roi(self) -> Roi:
+        """The region of an image that it sees."""
+        return self.facts.roi
+
+    @property
+    def bank(self) -> HistogramBank | None:
+        """Histograms of training nodules, if the network is conditioned on them."""
+        for conditioner in self.network.conditioners.values():
+            if isinstance(conditioner, HistogramConditioner):
+                return conditioner.bank
+        return None
+
+    @torch.no_grad()
+    def __call__(self, batch: NoduleBatch, seed: int | None = None) -> Synthesis:
+        """Synthesize a nodule in each image of the batch.
+
+        Each sample depends on the seed and its index alone. Outside the nodule's margin the image
+        is the background bit for bit.
+
+        Args:
+            batch: images, masks and conditions; what the images show inside the region is not
+                seen. With `histogram` in it that is requested, else that of the image in the mask.
+            seed: overrides the seed of the sampling settings.
+        """
+        settings, facts = self.sampling, self.facts
+        seed = settings.seed if seed is None else seed
+        mask, background = batch["mask"], batch["image"]
+        region = inpaint_mask(mask, facts.margin_voxels)
+        latent_region = to_latent_mask(region, self.codec.compression)
+        mean, _ = self.codec.encode(mean_fill(facts.window.normalize(background), region))
+        context = self.codec.standardize(mean.float())
+        surroundings = Surroundings(context, latent_region)
+        branches = self.guidance.branches(
+            self.network, batch, surroundings, settings.guidance_scale
+        )
+        latent = self.process.sample(
+            guided(self.network, branches),
+            context,
+            latent_region,
+            sample_noise(batch["index"], context.shape[1:], seed),
+            max(settings.evaluations // len(branches), 1),
+            settings.solver,
+            [generator("solver", seed, index) for index in batch["index"].tolist()],
+        )
+        synthetic = facts.window.denormalize(self.codec.decode(latent).float())
+        pasted = paste(background, synthetic, feather(mask, facts.margin_voxels))
+        requested = (
+            batch["histogram"] if "histogram" in batch else facts.histogram(background, mask)
+        )
+        return Synthesis(
+            image=pasted,
+            background=background,
+            request=batch,
+            requested_histogram=requested,
+            generated_histogram=facts.histogram(pasted, mask),
+            bin_centers=facts.bin_centers,
+            window=self.window,
+            provenance=replace(self.provenance, seed=seed, evaluations=settings.evaluations),
+        )
+
+    def with_histograms(self, batch: NoduleBatch) -> NoduleBatch:
+        """The batch with a histogram for each nodule, where the model is conditioned on them.
+
+        A nodule without one (or with one that is not a number) gets that of a real training nodule
+        of its subtype, drawn with the seed of the sampling settings.
+
+        Args:
+            batch: the nodules wanted.
+
+        Raises:
+            ValueError: If a histogram has another number of bins than the model.
+        """
+        bank, bins = self.bank, self.facts.histogram_bins
+        if bank is None:
+            return batch
+        nothing = torch.full((len(batch["index"]), bins), torch.nan, device=batch["index"].device)
+        histogram: Tensor = batch.get("histogram", nothing)
+        if histogram.shape[1] != bins:
+            message = (
+                f"A histogram of {histogram.shape[1]} shares is asked for, but the model has "
+                f"{bins} bins: give {bins} shares"
+            )
+            raise ValueError(message)
+        lacking = histogram.isnan().any(1)
+        if lacking.any():
+            rows = batch["subtype"][lacking], batch["index"][lacking]
+            histogram = histogram.clone()
+            histogram[lacking] = bank.draw(*rows, self.sampling.seed)
+        return {**batch, "histogram": histogram}
