@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
@@ -17,8 +18,8 @@ from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
 from lightning_modules.core.randomness import SampleGenerators
-from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.core.window import IntensityWindow
+from lightning_modules.schedule import scheduled
 
 
 class Autoencoder(LightningModule):
@@ -150,15 +151,15 @@ class Autoencoder(LightningModule):
         """Record the window, which the diffusion model must share, and the patients."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         checkpoint["noduleforge"] = {
-            "window": [self.window.low, self.window.high],
+            "window": list(self.window.ends),
             "training_patients": sorted(data.training_patients),
         }
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
         parameters = (p for p in self.parameters() if p.requires_grad)
         optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99))
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
+        return scheduled(optimizer, self.warmup_steps, self.trainer)
 
 
 def _kl(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class NoduleClassifier(DownstreamModule):
         checkpoint["noduleforge"] = {
             "classifier": {
                 "characteristics": list(self.network.characteristics),
-                "window": [self.window.low, self.window.high],
+                "window": list(self.window.ends),
                 **self.size,
             },
             "roi": [list(self.roi.shape(self.size["spatial_dims"])), self.roi.spacing_mm],

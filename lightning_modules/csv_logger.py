@@ -4,7 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -59,6 +58,8 @@ class ResumableCSVLogger(Logger):
         """Write what is new."""
         if not self.rows:
             return
+        import pandas as pd
+
         table = pd.DataFrame(self.rows)
         if self.path.is_file():
             before = pd.read_csv(self.path, low_memory=False)

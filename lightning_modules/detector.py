@@ -6,14 +6,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Detection, NoduleBatch
@@ -107,6 +103,8 @@ class NoduleDetector(DownstreamModule):
             found: logits.
             batch: with `mask` and `attributes["nodule"]`.
         """
+        from torchvision.ops import sigmoid_focal_loss
+
         pixels, mask = found.pixels.float(), batch["mask"]
         label = batch["attributes"]["nodule"]
         inside = mask.sum().clamp(min=1)
@@ -147,7 +145,7 @@ class NoduleDetector(DownstreamModule):
         """Record what is needed to use the network, and on what it must be used."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         checkpoint["noduleforge"] = {
-            "detector": {"window": [self.window.low, self.window.high], **self.size},
+            "detector": {"window": list(self.window.ends), **self.size},
             "radiograph_spacing_mm": data.roi.spacing_mm,
             "data_fingerprint": data.fingerprint,
         }
@@ -170,6 +168,9 @@ def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[
         FileNotFoundError: If there is no such file.
         ValueError: If the network is unknown or fits neither the decoder nor the weights.
     """
+    import segmentation_models_pytorch as smp
+    import timm
+
     if not timm.is_model(encoder):
         message = f"timm has no network {encoder!r}: timm.list_models() lists what it has."
         raise ValueError(message)
@@ -206,6 +207,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         message = f"The weights {path} do not exist: give a file, or null to begin anew."
         raise FileNotFoundError(message)
+    import timm
+    from safetensors import SafetensorError
+
     try:
         stored: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
     except (RuntimeError, UnpicklingError, SafetensorError) as error:

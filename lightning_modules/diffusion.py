@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,9 +26,9 @@ from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.core.regularizer import Estimate
 from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
-from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.core.synthesizer import Synthesizer
 from lightning_modules.heads.head import ModalityHead
+from lightning_modules.schedule import scheduled
 
 
 class NoduleDiffusion(LightningModule):
@@ -246,14 +247,14 @@ class NoduleDiffusion(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.denoiser)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
         optimizer: Optimizer = torch.optim.AdamW(
             [p for p in self.denoiser.parameters() if p.requires_grad],
             self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
+        return scheduled(optimizer, self.warmup_steps, self.trainer)
 
     def train(self, mode: bool = True) -> "NoduleDiffusion":
         """Set the mode; the frozen codec stays in evaluation mode."""

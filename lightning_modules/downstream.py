@@ -1,14 +1,15 @@
 """What the networks share that synthetic nodules are to help: they are trained alike."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Roi
-from lightning_modules.core.schedule import training_steps, warmup_cosine
 from lightning_modules.core.window import IntensityWindow
+from lightning_modules.schedule import scheduled
 
 
 class DownstreamModule(LightningModule):
@@ -47,9 +48,9 @@ class DownstreamModule(LightningModule):
                 self.trainer.strategy.barrier,
             )
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
         optimizer = torch.optim.AdamW(
             self.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )
-        return warmup_cosine(optimizer, self.warmup_steps, training_steps(self.trainer))
+        return scheduled(optimizer, self.warmup_steps, self.trainer)

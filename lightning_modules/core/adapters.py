@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from datamodules.patients import UNKNOWN_PATIENTS
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.randomness import generator
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 SELF_ATTENTION = r".*attn1\.(to_q|to_k|to_v|out_proj)"
 """Paper A (Singh et al., MIDL 2026, table 10) adapts queries, keys, values and the projection."""
@@ -84,6 +85,8 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int 
     if name in adapter_names(denoiser):
         message = f"There is an adapter {name!r} already: choose another name."
         raise ValueError(message)
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     lora = LoraConfig(
         r=config.rank, lora_alpha=cast(int, config.alpha), target_modules=config.targets
     )
@@ -129,6 +132,8 @@ def _basis(site: str, like: Tensor, number: int) -> Tensor:
 
 def adapter_names(denoiser: Denoiser) -> list[str]:
     """The adapters' names, in the order in which they were added."""
+    from peft import PeftModel
+
     return list(denoiser.unet.peft_config) if isinstance(denoiser.unet, PeftModel) else []
 
 
@@ -290,6 +295,8 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
     if name in adapter_names(denoiser):
         message = f"There is an adapter {name!r} already: choose another name."
         raise ValueError(message)
+    from peft import PeftModel
+
     try:
         if isinstance(denoiser.unet, PeftModel):
             denoiser.unet.load_adapter(str(folder), name, is_trainable=True)
@@ -306,7 +313,9 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
     return set(json.loads(said.read_text())) if said.is_file() else {UNKNOWN_PATIENTS}
 
 
-def layers(denoiser: Denoiser) -> dict[str, LoraLayer]:
+def layers(denoiser: Denoiser) -> dict[str, "LoraLayer"]:
     """The layers that have adapters, by name."""
+    from peft.tuners.lora import LoraLayer
+
     modules: dict[str, nn.Module] = dict(denoiser.unet.named_modules())
     return {name: layer for name, layer in modules.items() if isinstance(layer, LoraLayer)}

@@ -3,7 +3,6 @@
 from pathlib import Path
 from pickle import UnpicklingError
 
-import lpips
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ class PerceptualDistance(nn.Module):
                 "AlexNet state dict, or null to train without a perceptual loss."
             )
             raise FileNotFoundError(message)
+        import lpips
+
         self.slices = slices
         # pnet_rand leaves the backbone to us; the package would download it
         self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

@@ -1,33 +1,16 @@
 """The learning-rate schedule of every stage."""
 
 import math
-from typing import Any, cast
 
-from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from datamodules.base import NoduleDataModule
 
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: float) -> LambdaLR:
+    """Linear warm-up, then cosine decay to zero.
 
-def training_steps(trainer: Trainer) -> float:
-    """Optimizer steps of the whole run; infinite for one without an end.
-
-    Lightning's own estimate makes the training loader, which must not be made before latents are
-    cached and a checkpoint is read.
-    """
-    if trainer.max_steps > -1:
-        return trainer.max_steps
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
-        return math.inf
-    data = cast(NoduleDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-    batches, limit = data.training_batches, trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
-
-
-def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: float) -> dict[str, Any]:
-    """Linear warm-up, then cosine decay to zero, in the form that Lightning takes.
+    Diffusers' `get_cosine_schedule_with_warmup` has other rates: its warm-up begins with 0, so that
+    the first step does nothing, and it knows no run without an end.
 
     Args:
         optimizer: whose learning rate is the peak.
@@ -43,7 +26,4 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: float) -
         progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
         return warmup * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-    }
+    return LambdaLR(optimizer, factor)
