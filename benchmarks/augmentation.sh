@@ -36,7 +36,6 @@ for task in subtype malignancy; do
             esac
             for command in fit test; do
                 lightning $command "${config[@]}" "${overlay[@]}" --seed_everything "$seed" \
-                    --data.init_args.seed "$seed" \
                     --trainer.default_root_dir "runs/downstream/$task/$arm-$seed"
             done
         done

@@ -8,7 +8,7 @@ seeds=("$@")
 names=(calcified irregular inhomogeneous)
 runs=runs/detection
 base=$runs/base/checkpoints/last.ckpt
-split=(--data.init_args.seed 4) # that of configs/downstream/cxr_detection.yaml
+split=(--data.init_args.split_seed 4) # that of configs/downstream/cxr_detection.yaml
 stage2=(--config configs/cxr/diffusion.yaml)
 
 folders() { # of the adapters, where NAME stands for theirs
@@ -32,7 +32,7 @@ for set in orthogonal apart; do
     overlay=()
     [ $set = orthogonal ] || overlay=(--config configs/ablations/cxr/$set.yaml)
     lightning fit "${stage2[@]}" --config configs/cxr/composition.yaml "${overlay[@]}" \
-        --config benchmarks/detection_split.yaml --model.init_args.init_from $base \
+        "${split[@]}" --model.init_args.init_from $base \
         --model.init_args.adapters "$(folders "$runs/NAME")" --trainer.max_steps 300 \
         --trainer.default_root_dir $runs/$set
 done
@@ -44,8 +44,8 @@ for pair in "calcified irregular" "calcified inhomogeneous" "irregular inhomogen
     [ ${#shown[@]} -lt 3 ] || folder=all_three
     strengths=$(printf "%s: 1.0, " "${shown[@]}")
     requests=$runs/requests/$folder
-    [ -e $requests/requests.csv ] || noduleforge place-radiographs --background_radiographs ChestXray14DataModule \
-        --background_radiographs.root data/chestxray14 --background_radiographs.seed 4 --split train --shapes data/lidc \
+    [ -e $requests/requests.csv ] || noduleforge place-radiographs --background_radiographs ChestXray14Collection \
+        --background_radiographs.root data/chestxray14 --split train --split_seed 4 --shapes data/lidc \
         --select "link_cost < 3" --diameter_mm "[8, 25]" --copies 3 --seed $number --out $requests
     number=$((number + 1))
     for set in orthogonal apart; do
@@ -70,7 +70,7 @@ for seed in "${seeds[@]}"; do
         esac
         for command in fit test; do
             lightning $command "${down[@]}" "${overlay[@]}" --seed_everything "$seed" --trainer.max_steps 500 \
-                --data.init_args.seed "$seed" --trainer.default_root_dir "runs/downstream/cxr/$arm-$seed"
+                --trainer.default_root_dir "runs/downstream/cxr/$arm-$seed"
         done
     done
 done

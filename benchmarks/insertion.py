@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.batch import Roi
+from datamodules.hounsfield import AIR_HU
 from datamodules.insertion.edits import Edit, apply
 from datamodules.insertion.rois import cut
 from datamodules.io.volumes import Volume
-from datamodules.lidc import AIR_HU
 
 SHAPES = {"128 x 128 x 128": (128,) * 3, "512 x 512 x 400": (400, 512, 512)}
 SPACING_MM = (1.0, 0.7, 0.7)

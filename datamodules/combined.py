@@ -1,147 +1,69 @@
-"""Several sets of nodules at once, one batch of each in every step."""
+"""Several collections of nodules at once, one batch of each in every step."""
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from lightning import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
-from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader
-
-from datamodules.base import (
-    SPLITS,
-    NoduleDataModule,
-    NoduleDataset,
-    check_no_patient_crosses,
-)
-from datamodules.batch import NoduleBatch
-from datamodules.digest import sha256
+from datamodules.base import NoduleDataModule
+from datamodules.batch import Roi
+from datamodules.collections.base import NoduleCollection
+from datamodules.dataset import NoduleDataset
+from datamodules.splits import check_fractions
 
 
-class CombinedDataModule(LightningDataModule):
-    """Batches of several data modules, side by side in training.
+class CombinedDataModule(NoduleDataModule):
+    """Batches of several collections, side by side in training; see `NoduleDataModule`.
 
-    A training batch is a mapping from each part's name to its batch; an epoch ends with the
-    shortest part. Validation, test and prediction use the first part alone.
+    Validation, test and prediction use the first collection's nodules alone.
     """
 
-    def __init__(self, parts: dict[str, NoduleDataModule]) -> None:
+    def __init__(
+        self,
+        collections: dict[str, NoduleCollection],
+        fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        roi: Roi | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        balance: bool = True,
+        augmented_copies: int = 1,
+        cache_dir: Path | None = Path(".cache/latents"),
+    ) -> None:
         """Name the parts.
 
         Args:
-            parts: data modules of the same ROI, by name.
+            collections: the nodules of each part, by the parts' names.
+            fractions: shares of the patients for train, val and test.
+            roi: how regions are cut; null for the model's.
+            batch_size: nodules of each part per batch and process.
+            num_workers: processes that read files, for each part; 0 reads in the training process.
+            seed: of the order and the augmentation.
+            split_seed: another seed gives another split.
+            balance: draw every subtype of a part equally often in training.
+            augmented_copies: deterministic versions of each training nodule, the first not
+                augmented.
+            cache_dir: folder for cached latents; null for none.
 
         Raises:
-            ValueError: If there is none, or their ROIs differ.
+            ValueError: If `fractions` are no shares.
         """
-        super().__init__()
-        rois = {name: part.own_roi for name, part in parts.items()}
-        if len(set(rois.values())) != 1:
-            message = f"The parts' ROIs are {rois}: give one part or more, all alike."
-            raise ValueError(message)
-        self.parts = parts
-        self.first = next(iter(parts.values()))
-        self.cache_dir: Path | None = self.first.cache_dir
+        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        check_fractions(fractions)
+        self.collections = collections
+        self.fractions, self.split_seed = fractions, split_seed
 
-    def setup(self, stage: str | None = None) -> None:
-        """Set up the parts.
+    def build(self) -> dict[str, NoduleDataset]:
+        """Divide the nodules of each part by patient.
 
         Raises:
-            ValueError: If a patient is in different splits of two parts.
+            FileNotFoundError: If a table is missing.
+            ValueError: If there is no part, one is faulty, or a patient is in different splits of
+                two.
         """
-        patients: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for part in self.parts.values():
-            part.trainer = self.trainer
-            part.setup(stage)
-            for split, members in patients.items():
-                members.extend(part.datasets[split].table["patient_id"])
-        check_no_patient_crosses(patients)
-
-    @property
-    def datasets(self) -> Mapping[str, NoduleDataset]:
-        """The first part's, which validation, test and prediction use."""
-        return self.first.datasets
-
-    @property
-    def batch_size(self) -> int:
-        """The first part's."""
-        return self.first.batch_size
-
-    @property
-    def num_workers(self) -> int:
-        """The first part's."""
-        return self.first.num_workers
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of all parts."""
-        return sha256(*[f"{name} {part.fingerprint}" for name, part in self.parts.items()])
-
-    @property
-    def training_patients(self) -> set[str]:
-        """Those of all parts."""
-        return set().union(*[part.training_patients for part in self.parts.values()])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Put the parts' fingerprints into the checkpoint."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare each part with what the checkpoint was trained on.
-
-        Raises:
-            ValueError: If training is resumed on other parts, data or splits.
-        """
-        if set(state_dict) != set(self.parts):
-            message = (
-                f"The checkpoint was trained on the parts {sorted(state_dict)}, the config has "
-                f"{sorted(self.parts)}: give the same."
+        parts = {
+            name: self.training_and_held_out(
+                collection.splits(self.roi, self.fractions, self.split_seed)
             )
-            raise ValueError(message)
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict[name])
-
-    def cache_latents(
-        self,
-        encode: Callable[[NoduleBatch], dict[str, Tensor]],
-        key: str,
-        rank: int,
-        world_size: int,
-        barrier: Callable[[], None],
-    ) -> Mapping[str, int]:
-        """Cache the latents of every part; see `NoduleDataModule.cache_latents`."""
-        reports = [
-            part.cache_latents(encode, key, rank, world_size, barrier)
-            for part in self.parts.values()
-            if part.cache_dir is not None
-        ]
-        return {name: sum(report[name] for report in reports) for name in reports[0]}
-
-    def statistics_batches(self) -> DataLoader[NoduleBatch]:
-        """Return each training nodule of every part once, as it is."""
-        nodules = [part.statistics_batches().dataset for part in self.parts.values()]
-        return DataLoader(ConcatDataset(nodules), batch_size=self.first.batch_size)
-
-    @property
-    def training_batches(self) -> int:
-        """Number of batches of an epoch, on each process."""
-        return min(part.training_batches for part in self.parts.values())
-
-    def train_dataloader(self) -> CombinedLoader:
-        """Return batches of all parts, by name."""
-        loaders = {name: part.train_dataloader() for name, part in self.parts.items()}
-        return CombinedLoader(loaders, "min_size")
-
-    def val_dataloader(self) -> Any:
-        """Return the first part's validation nodules."""
-        return self.first.val_dataloader()
-
-    def test_dataloader(self) -> Any:
-        """Return the first part's test nodules."""
-        return self.first.test_dataloader()
-
-    def predict_dataloader(self) -> Any:
-        """Return where the first part wants nodules."""
-        return self.first.predict_dataloader()
+            for name, collection in self.collections.items()
+        }
+        first = self.side_by_side(parts)
+        return {**first, "predict": first["test"]}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from datamodules.batch import NoduleBatch
 
 if TYPE_CHECKING:
-    from datamodules.base import NoduleDataset
+    from datamodules.dataset import NoduleDataset
 
 LATENTS = ("latent_mean", "latent_logvar", "context")
 """What `encode` returns; stored as float16."""
@@ -198,7 +198,7 @@ def _arrays(
     attributes = flat.pop("attributes")
     flat |= {f"{_ATTRIBUTE}{key}": value for key, value in attributes.items()}
     types: dict[str, Any] = {
-        "image": dataset.image_dtype,
+        "image": dataset.nodules.image_dtype,
         "mask": np.uint8,
         **dict.fromkeys(LATENTS, np.float16),
     }

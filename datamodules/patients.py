@@ -1,5 +1,9 @@
 """Which patients weights have seen, as checkpoints and synthetic nodules say it."""
 
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
 from datamodules.digest import sha256
 
 GENERATOR = "generator.json"
@@ -12,3 +16,38 @@ UNKNOWN_PATIENTS = "unknown"
 def patient_key(patient_id: str) -> str:
     """Stands for a patient in a checkpoint: 16 hex digits of a SHA-256."""
     return sha256("patient", patient_id)[:16]
+
+
+def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> None:
+    """Refuse synthetic nodules of a generator that has seen patients of the other splits.
+
+    Args:
+        generator: `generator.json`, as it is written with synthetic nodules.
+        held_out: the patients that training must not know, by split.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the generator was trained on one of their patients, or does not say on whom.
+    """
+    if not generator.is_file():
+        message = (
+            f"{generator} is missing, so that it is not known on whom the generator was "
+            "trained: synthesize again, or copy it along with nodules.csv"
+        )
+        raise FileNotFoundError(message)
+    seen = set(json.loads(generator.read_text())["training_patients"])
+    if UNKNOWN_PATIENTS in seen:
+        message = (
+            f"{generator} says that the generator began from weights that do not say on whom "
+            "they were trained: train it again from the autoencoder on"
+        )
+        raise ValueError(message)
+    for split, patients in held_out.items():
+        known = {patient_key(one): one for one in patients}
+        if both := seen & known.keys():
+            message = (
+                f"The generator was trained on {len(both)} patient(s) of the {split} split, "
+                f"such as {min(known[key] for key in both)!r}: train it on the same split, "
+                "with the same split_seed and fractions"
+            )
+            raise ValueError(message)

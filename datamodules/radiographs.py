@@ -1,201 +1,53 @@
-"""What all radiograph data sets share: regions of interest, patches without a nodule."""
+"""Regions of interest on radiographs, for training."""
 
-import json
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-import torch
-from numpy.typing import NDArray
-
-from datamodules.base import (
-    NoduleDataModule,
-    NoduleDataset,
-    Split,
-    check_fractions,
-    raise_together,
-    select_rows,
-    split_by_patient,
-)
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch, Roi
-from datamodules.digest import sha256
-from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
-from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
-
-
-def ellipse(grid_shape: Sequence[int], center: Sequence[float], axes: Sequence[float]) -> Any:
-    """A filled ellipse `(y, x)` of booleans.
-
-    Args:
-        grid_shape: pixels along y and x.
-        center: its centre, in pixels, y and x.
-        axes: its half axes, in pixels, along y and x; it always holds its centre.
-    """
-    y, x = np.ogrid[: grid_shape[0], : grid_shape[1]]
-    inside = ((y - center[0]) / axes[0]) ** 2 + ((x - center[1]) / axes[1]) ** 2 <= 1
-    row, column = (round(c) for c in center)
-    if 0 <= row < grid_shape[0] and 0 <= column < grid_shape[1]:
-        inside[row, column] = True
-    return inside
-
-
-@lru_cache(maxsize=2)
-def _recent(path: Path, spacing_mm: tuple[float, float] | None, changed_ns: int) -> Volume:
-    """Read a radiograph, or give it again: copies and nodules of one radiograph share it."""
-    del changed_ns  # only makes a file that was rewritten another key
-    return read_radiograph(path, spacing_mm)
-
-
-class RadiographDataset(NoduleDataset):
-    """Regions of interest on radiographs, around a nodule or around a point without one."""
-
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        attributes: Sequence[str],
-        roi_size: Sequence[int],
-        roi_spacing_mm: float,
-        augmented_copies: int = 1,
-        seed: int = 0,
-        lungs: Path | None = None,
-    ) -> None:
-        """Describe the regions.
-
-        Args:
-            table: one region a row: `name`, `patient_id`, `path` and `spacing_mm` (of a picture
-                file, else None) of the radiograph; `y`, `x`, `half_y` and `half_x` (pixels), the
-                centre and half axes of the ellipse that stands for the nodule, NaN where there is
-                none; and the attributes.
-            attributes: columns that become the batch's attributes; NaN where unknown.
-            roi_size: pixels of the ROI along y and x.
-            roi_spacing_mm: spacing of the ROI.
-            augmented_copies: deterministic versions of each region.
-            seed: of the augmentation and of the points without a nodule.
-            lungs: folder with lung masks, see `read_lungs`; points without a nodule lie in them.
-        """
-        super().__init__([UNKNOWN_SUBTYPE] * len(table), roi_size, augmented_copies, seed)
-        self.table = table.reset_index(drop=True)
-        self.rows: list[dict[str, Any]] = self.table.to_dict("records")  # type: ignore[assignment]
-        self.attributes = list(attributes)
-        self.roi_spacing_mm = roi_spacing_mm
-        self.lungs = lungs
-
-    def facts(self) -> Iterable[str]:
-        """List rows, files, their sizes and the ROI."""
-        yield from self.settings()
-        yield self.table.drop(columns="path").to_json(orient="split")
-        for path in self.table["path"]:
-            yield f"{path.name} {path.stat().st_size}"
-
-    def settings(self) -> Iterable[str]:
-        """List what of the settings the items depend on, and the lung masks."""
-        yield json.dumps([self.roi_spacing_mm, self.attributes, self.seed])
-        if self.lungs is not None:
-            for path in sorted(path for path in self.lungs.rglob("*") if path.is_file()):
-                yield f"{path.relative_to(self.lungs)} {path.stat().st_size}"
-
-    def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
-        """Read a radiograph and draw its nodule.
-
-        Returns:
-            The radiograph, bone bright; the nodule's mask on its grid, empty where there is none;
-            and the pixel (y, x) that the ROI is centred on.
-        """
-        radiograph = self.radiograph(row)
-        shape = radiograph.array.shape
-        if not np.isnan(row["half_x"]):
-            center = (row["y"], row["x"])
-            return radiograph, ellipse(shape, center, (row["half_y"], row["half_x"])), center
-        lungs = None if self.lungs is None else read_lungs(self.lungs, row["path"].stem, shape)
-        return radiograph, np.zeros(shape, bool), lung_point(shape, lungs, self.generator(row))
-
-    def radiograph(self, row: dict[str, Any]) -> Volume:
-        """Read a row's radiograph."""
-        path = row["path"]
-        return _recent(path, row["spacing_mm"], path.stat().st_mtime_ns if path.is_file() else 0)
-
-    def generator(self, row: dict[str, Any]) -> np.random.Generator:
-        """Where chance comes from for a row; it depends on the row's name alone."""
-        return np.random.default_rng((self.seed, int(sha256(row["name"])[:8], 16)))
-
-    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
-        """Cut one ROI.
-
-        Raises:
-            FileNotFoundError: If the radiograph is missing.
-            ValueError: If the radiograph is damaged, or the ROI lies outside it.
-        """
-        row = self.rows[nodule]
-        radiograph, inside, center = self.nodule(row)
-        spacing = (self.roi_spacing_mm,) * 2
-        point = radiograph.grid.world(center)
-        # beyond the radiograph's edge is what was not exposed, and dark
-        roi = resample(radiograph, point, size, spacing, fill=float(radiograph.array.min()))
-        mask = resample_mask(
-            Volume(inside, radiograph.spacing_mm, radiograph.origin_mm, radiograph.direction),
-            point,
-            size,
-            spacing,
-        )
-        diameter = equivalent_diameter_mm(inside, radiograph.spacing_mm) or np.nan
-        known = {name: float(row[name]) for name in self.attributes}
-        return {
-            "image": torch.from_numpy(roi.array.astype(np.float32))[None],
-            "mask": torch.from_numpy(mask.array.astype(np.float32))[None],
-            "subtype": torch.tensor(self.subtypes[nodule]),
-            "attributes": {
-                name: torch.tensor(value, dtype=torch.float32)
-                for name, value in {"diameter_mm": diameter, **known}.items()
-            },
-            "spacing_mm": torch.tensor(spacing, dtype=torch.float32),
-            "origin_mm": torch.tensor(roi.origin_mm, dtype=torch.float64),
-            "direction": torch.from_numpy(roi.direction.copy()),
-            "name": row["name"],
-            "patient_id": row["patient_id"],
-            "index": torch.tensor(nodule),
-        }
+from datamodules.base import NoduleDataModule
+from datamodules.batch import Roi
+from datamodules.collections.chestxray14 import ChestXray14Collection
+from datamodules.collections.folder import FolderCollection
+from datamodules.collections.jsrt import JSRTCollection
+from datamodules.collections.radiographs import Content, RadiographCollection
+from datamodules.collections.superimposed import SuperimposedCollection
+from datamodules.dataset import NoduleDataset
+from datamodules.splits import check_fractions
 
 
 class RadiographDataModule(NoduleDataModule):
-    """Regions of interest on radiographs; subclasses list them."""
+    """Regions of interest on the radiographs of a collection; nodules are asked for in the test's.
 
-    attributes: Sequence[str]
-    """Columns of the table that become the batch's attributes."""
-
-    dataset_class: type[RadiographDataset] = RadiographDataset
-    """Reads nodules; points without one are always read by `RadiographDataset`."""
+    Where nodules were put into radiographs, prediction asks for nodules like those of the test
+    split, in its radiographs as they are.
+    """
 
     def __init__(
         self,
-        content: Literal["nodules", "normal"] = "nodules",
+        collection: RadiographCollection,
+        content: Content = "nodules",
         points_per_radiograph: int = 4,
-        select: str | None = None,
-        lungs: Path | None = None,
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
         roi: Roi | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
+        split_seed: int = 0,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
     ) -> None:
         """Describe the regions.
 
         Args:
+            collection: the radiographs.
             content: `nodules`, or `normal` for points in the lungs of radiographs without a nodule.
             points_per_radiograph: points in each radiograph with `normal`.
-            select: a pandas query over the table's columns that says which rows to use.
-            lungs: folder with lung masks named like the radiographs, where points without a nodule
-                lie; without it they lie where upright radiographs have their lungs.
             fractions: shares of the patients for train, val and test.
             roi: how regions are cut; null for the model's.
             batch_size: regions per batch and process.
             num_workers: processes that read files; 0 reads in the training process.
-            seed: of the splits, the order, the augmentation and the points without a nodule.
+            seed: of the order and the augmentation.
+            split_seed: of the splits, of points without a nodule, and of where in radiographs
+                nodules are put.
             augmented_copies: deterministic versions of each training region, the first not
                 augmented.
             cache_dir: folder for cached latents; null for none.
@@ -208,19 +60,10 @@ class RadiographDataModule(NoduleDataModule):
         if points_per_radiograph < 1:
             message = f"points_per_radiograph is {points_per_radiograph}: give at least one point"
             raise ValueError(message)
-        self.content = content
+        self.collection = collection
+        self.content: Content = content
         self.points_per_radiograph = points_per_radiograph
-        self.select = select
-        self.lungs = lungs
-        self.fractions = fractions
-
-    @abstractmethod
-    def nodules(self) -> pd.DataFrame:
-        """List all nodules as `RadiographDataset` takes them."""
-
-    @abstractmethod
-    def normal_radiographs(self) -> pd.DataFrame:
-        """List all radiographs without a nodule: `name`, `patient_id`, `path`, `spacing_mm`."""
+        self.fractions, self.split_seed = fractions, split_seed
 
     def build(self) -> dict[str, NoduleDataset]:
         """Read the tables and split them by patient.
@@ -229,61 +72,161 @@ class RadiographDataModule(NoduleDataModule):
             FileNotFoundError: If a table is missing.
             ValueError: If tables or files are faulty, or a split is empty that should not be.
         """
-        parts = self.parts()
-        raise_together(
-            [
-                f"{path} does not exist: check the table and the root folder"
-                for part in parts.values()
-                for path in part["path"]
-                if not path.is_file()
-            ]
+        return self.datasets_of(self.collection)
+
+    def datasets_of(self, collection: RadiographCollection) -> dict[str, NoduleDataset]:
+        """The datasets of a collection; raises as `build` does."""
+        splits = collection.splits(
+            self.roi, self.fractions, self.split_seed, self.content, self.points_per_radiograph
         )
-        datasets: dict[str, NoduleDataset] = {
-            split: self.dataset(part, self.augmented_copies if split == "train" else 1)
-            for split, part in parts.items()
-        }
-        return {**datasets, "predict": self.requests(parts["test"])}
+        asked = NoduleDataset(splits["test"].requests())
+        return {**self.training_and_held_out(splits), "predict": asked}
 
-    def parts(self) -> dict[Split, pd.DataFrame]:
-        """The rows of each split."""
-        if self.content == "nodules":
-            table = self.nodules()
-        else:
-            table = points_without_nodule(self.normal_radiographs(), self.points_per_radiograph)
-            table = table.assign(**dict.fromkeys(self.attributes, np.nan))
-        return self.split(select_rows(table, self.select, type(self).__name__))
 
-    def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
-        """Divide the table by patient."""
-        return split_by_patient(table, self.seed, self.fractions)
+class JSRTDataModule(RadiographDataModule):
+    """JSRT's 247 radiographs; see `JSRTCollection`."""
 
-    def requests(self, table: pd.DataFrame) -> RadiographDataset:
-        """The dataset that says where nodules are to be synthesized: the test split."""
-        return self.dataset(table, 1)
+    def __init__(
+        self, root: Path, select: str | None = None, lungs: Path | None = None, **settings: Any
+    ) -> None:
+        """Describe the data.
 
-    def dataset(self, table: pd.DataFrame, augmented_copies: int) -> RadiographDataset:
-        """The dataset over rows of the table."""
-        nodules = self.content == "nodules"
-        return self._make(
-            self.dataset_class if nodules else RadiographDataset, table, augmented_copies
+        Args:
+            root: folder with the `.IMG` files, in whatever subfolders, and `CLNDAT_EN.txt`.
+            select: see `RadiographCollection`.
+            lungs: see `RadiographCollection`.
+            settings: see `RadiographDataModule`.
+        """
+        super().__init__(JSRTCollection(root, select, lungs), **settings)
+
+
+class ChestXray14DataModule(RadiographDataModule):
+    """ChestX-ray14: its boxes, or its radiographs without a nodule; see `ChestXray14Collection`."""
+
+    def __init__(
+        self,
+        root: Path,
+        entries: str = "Data_Entry_2017_v2020.csv",
+        boxes: str = "BBox_List_2017.csv",
+        sideways: Literal["leave_out", "keep"] = "leave_out",
+        select: str | None = None,
+        lungs: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            root: folder with the tables and images.
+            entries: name of the table of images in `root`.
+            boxes: name of the table of boxes in `root`.
+            sideways: what to do with images that lie on their side: `leave_out` or `keep`.
+            select: see `RadiographCollection`.
+            lungs: see `RadiographCollection`.
+            settings: see `RadiographDataModule`.
+        """
+        collection = ChestXray14Collection(root, entries, boxes, sideways, select, lungs)
+        super().__init__(collection, **settings)
+
+
+class FolderDataModule(RadiographDataModule):
+    """Any folder of radiographs with a table; see `FolderCollection`."""
+
+    def __init__(
+        self,
+        root: Path,
+        csv: str | None = None,
+        content: Content = "normal",
+        select: str | None = None,
+        lungs: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        """Describe the folder.
+
+        Args:
+            root: folder with the table and the radiographs, bone bright.
+            csv: name of the table in `root`; null for `radiographs.csv` or `nodules.csv`.
+            content: `normal`, or `nodules`.
+            select: see `RadiographCollection`.
+            lungs: see `RadiographCollection`.
+            settings: see `RadiographDataModule`.
+        """
+        super().__init__(FolderCollection(root, csv, select, lungs), content=content, **settings)
+
+
+class SuperimposedDataModule(RadiographDataModule):
+    """Real nodules of CT projected into real radiographs; see `SuperimposedCollection`.
+
+    With `parts` a training batch has nodules of each part; validation, test and prediction are
+    those of the first part.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        background_radiographs: RadiographCollection,
+        csv: str = "nodules.csv",
+        columns: dict[str, str] | None = None,
+        select: str | None = None,
+        only: dict[str, float] | None = None,
+        parts: dict[str, dict[str, float]] | None = None,
+        min_diameter_mm: float = 0.0,
+        radiographs_per_nodule: int = 4,
+        training_radiographs_per_nodule: int | None = None,
+        subtlety: Literal["rated", "drawn"] = "rated",
+        lungs: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            root: folder of CT nodules as `LIDCDataModule` reads it, in 3D; patches with the nodule
+                in their middle, not whole volumes.
+            background_radiographs: whose radiographs without a nodule are used.
+            csv: name of the table in `root`.
+            columns: our column names to the table's, where they differ.
+            select: a pandas query over the table of nodules, in its own column names.
+            only: the characteristics that nodules must have, such as {calcified: 1}.
+            parts: for a model that is trained on several sets of nodules at once, by the parts'
+                names what their nodules must have beside `only`, such as
+                {calcified: {calcified: 1}, irregular: {irregular: 1}}.
+            min_diameter_mm: leave out nodules in CT that are smaller, by the ball of their mask's
+                volume: under some 8 mm hardly any is seen on a radiograph. Above 0 reads every
+                mask.
+            radiographs_per_nodule: into how many radiographs each nodule is put.
+            training_radiographs_per_nodule: the same for the training split; null for as many.
+            subtlety: `rated` is the one in CT; `drawn` is drawn by chance, 1 to 5, for each nodule
+                and radiograph, since it is the contrast that makes a nodule subtle on a radiograph.
+            lungs: folder with lung masks named like the radiographs, where nodules are put; null
+                for those of `background_radiographs`.
+            settings: see `RadiographDataModule`.
+
+        Raises:
+            ValueError: If `only` or a part names no characteristic, or a number is out of its
+                range.
+        """
+        whole, *of_parts = (
+            SuperimposedCollection(
+                root,
+                background_radiographs,
+                csv,
+                columns,
+                select,
+                having,
+                min_diameter_mm,
+                radiographs_per_nodule,
+                training_radiographs_per_nodule,
+                subtlety,
+                lungs,
+            )
+            for having in ({**(only or {}), **more} for more in ({}, *(parts or {}).values()))
         )
+        super().__init__(whole, **settings)
+        self.collections = dict(zip(parts or {}, of_parts, strict=True))
 
-    def _make(
-        self, of_class: type[RadiographDataset], table: pd.DataFrame, augmented_copies: int
-    ) -> RadiographDataset:
-        return of_class(
-            table,
-            self.attributes,
-            self.roi.shape(2),
-            self.roi.spacing_mm,
-            augmented_copies,
-            self.seed,
-            self.lungs,
+    def build(self) -> dict[str, NoduleDataset]:
+        """Read the tables, of each part, and split them by patient; raises as the others do."""
+        if not self.collections:
+            return super().build()
+        return self.side_by_side(
+            {name: self.datasets_of(collection) for name, collection in self.collections.items()}
         )
-
-
-def points_without_nodule(radiographs: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Give each radiograph `number` rows, whose points the dataset draws."""
-    table = radiographs.loc[radiographs.index.repeat(number)].reset_index(drop=True)
-    table["name"] = table["name"] + "-" + table.groupby("name").cumcount().astype(str)
-    return table.assign(y=np.nan, x=np.nan, half_y=np.nan, half_x=np.nan)

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
-import datamodules
+import datamodules.modules  # what configs name
 import lightning_modules
 from callbacks.guards import Guards
 from lightning_modules.checkpoints import WholeCheckpointIO
@@ -77,7 +77,7 @@ class NoduleForgeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for all; a group for checkpoints, so that overlays can change one value."""
         # where a class has no seed, its link does nothing
-        for part in ("model",):
+        for part in ("model", "data"):
             target = f"{part}.init_args.seed"
             parser.link_arguments(("seed_everything", part), target, compute_fn=one_seed)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.digest import sha256
+from datamodules.hounsfield import check_hu
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.ratings import RATINGS, characteristics, subtype_of
@@ -49,7 +50,7 @@ def inspect(
     select: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Look at a data set as LIDCDataModule reads it.
+    """Look at a data set as LIDCCollection reads it.
 
     Writes `summary.md` (counts by subtype, characteristic, size and patient), `overview.png` (the
     same as plots, and the HU histogram of each subtype), `contact_sheet.png` (nodules of every
@@ -71,7 +72,7 @@ def inspect(
     import pandas as pd
     from tqdm import tqdm
 
-    from datamodules.lidc import read_table
+    from datamodules.collections.lidc import read_table
 
     table = read_table(root / csv, columns, select)
     seen: list[Seen] = []
@@ -114,8 +115,6 @@ def look(root: Path, row: dict[str, Any]) -> Seen:
         FileNotFoundError: If a file is missing.
         ValueError: If a file cannot be used at all; training would refuse it too.
     """
-    from datamodules.lidc import check_hu
-
     image, mask = read_volume(root / row["image"]), read_volume(root / row["mask"])
     if not image.grid.matches(mask.grid):
         message = f"{row['mask']} lies on another grid than {row['image']}: resample it"

@@ -1,6 +1,5 @@
 """Are synthetic nodules copies of training nodules? The nearest ones, in voxels and in features."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,10 +7,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datamodules.base import SPLITS, NoduleDataModule, NoduleDataset, hold_nothing_out
+from datamodules.batch import Roi
+from datamodules.collections import NoduleCollection, NoduleSet
 from datamodules.io.whole_files import written_whole
-from datamodules.patients import GENERATOR
-from datamodules.real_and_synthetic import check_generator
+from datamodules.patients import GENERATOR, check_generator
+from datamodules.splits import TRAINING_ALONE, check_fractions
 from lightning_modules.core.features import FeatureExtractor
 from noduleforge.evaluation.memorization import draw, summarize
 from noduleforge.nearest import (
@@ -46,9 +46,12 @@ class Sets(NamedTuple):
 
 
 def memorization(
-    real: NoduleDataModule,
-    synthetic: NoduleDataModule,
+    real: NoduleCollection,
+    synthetic: NoduleCollection,
+    roi: Roi,
     out: Path,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    split_seed: int = 0,
     features: FeatureExtractor | None = None,
     window: tuple[float, float] = (-1000.0, 400.0),
     shift_voxels: int = 2,
@@ -69,10 +72,13 @@ def memorization(
     Writes `distances.csv`, `summary.csv`, `distances.png` and `closest_pairs.png`.
 
     Args:
-        real: the real data set, with the split that the generator was trained on, which is checked
-            where its `generator.json` lies with the synthetic nodules.
-        synthetic: the synthetic nodules of all splits, with the ROI of `real`.
+        real: the real nodules.
+        synthetic: the synthetic nodules, all of them.
+        roi: the region that is compared.
         out: folder to write.
+        fractions: shares of the real patients for train, val and test, as the generator was trained
+            with, which is checked where its `generator.json` lies with the synthetic nodules.
+        split_seed: of that split.
         features: a feature network, see docs/metrics.md; without it voxels alone are compared.
         window: intensities that the network sees as 0 and 1.
         shift_voxels: by how much at most a training nodule is shifted.
@@ -80,8 +86,8 @@ def memorization(
 
     Raises:
         FileNotFoundError: If data are missing.
-        ValueError: If a setting is out of its range, a set is empty, ROIs differ, or a nodule has
-            no mask or no training nodule of another patient.
+        ValueError: If a setting is out of its range, a set is empty, dimensions differ, or a nodule
+            has no mask or no training nodule of another patient.
     """
     if shift_voxels < 0 or pairs < 1:
         message = f"shift_voxels is {shift_voxels} and pairs {pairs}: give at least 0 and 1"
@@ -89,7 +95,8 @@ def memorization(
     if not window[0] < window[1]:
         message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
-    sets = read_sets(real, synthetic, shift_voxels)
+    check_fractions(fractions)
+    sets = read_sets(real, synthetic, roi, fractions, split_seed, shift_voxels)
     table, closest = find_nearest(sets, features, window, shift_voxels)
     summary = summarize(table)
     for name, content in (("distances", table), ("summary", summary)):
@@ -103,71 +110,72 @@ def memorization(
     print(summary.to_string(index=False, float_format="{:.3g}".format))
 
 
-def read_sets(real: NoduleDataModule, synthetic: NoduleDataModule, margin: int) -> Sets:
+def read_sets(
+    real: NoduleCollection,
+    synthetic: NoduleCollection,
+    roi: Roi,
+    fractions: tuple[float, float, float],
+    split_seed: int,
+    margin: int,
+) -> Sets:
     """Read what is compared.
 
     Args:
-        real: the real data set; its training split is looked through, its test split held out.
-        synthetic: the synthetic nodules, of all splits.
+        real: the real nodules; their training split is looked through, their test split held out.
+        synthetic: the synthetic nodules.
+        roi: the region that is compared.
+        fractions: shares of the real patients for train, val and test.
+        split_seed: of their split.
         margin: voxels to be read beyond the ROI of training nodules on every side.
 
     Raises:
         FileNotFoundError: If data are missing.
-        ValueError: If a set is empty, ROIs differ, a nodule has no mask, or the generator has seen
-            patients of the test split.
+        ValueError: If a set is empty, dimensions differ, a nodule has no mask, or the generator has
+            seen patients of the test split.
     """
-    real.setup()
-    hold_nothing_out(synthetic)
-    synthetic.setup()
-    roi = real.datasets["train"].roi_size
-    ours, theirs = (module.roi for module in (real, synthetic))
-    if ours != theirs:
+    splits = real.splits(roi, fractions, split_seed)
+    made = synthetic.splits(roi, TRAINING_ALONE, split_seed)["train"]
+    size = splits["train"].roi_size
+    if len(made.roi_size) != len(size):
         message = (
-            f"The synthetic nodules' ROI is {theirs}, that of the real ones {ours}: give both "
-            "the same roi"
+            f"The synthetic nodules have {len(made.roi_size)} dimensions, the real ones "
+            f"{len(size)}: give two sets of the same kind"
         )
         raise ValueError(message)
-    settings: Any = synthetic
-    if (generator := Path(settings.root) / GENERATOR).is_file():
-        check_generator(generator, {"test": real.datasets["test"]})
+    if (generator := synthetic.root / GENERATOR).is_file():
+        check_generator(generator, {"test": splits["test"].patients})
     return Sets(
-        read([real.datasets["train"]], "training", margin),
-        {
-            "synthetic": read([synthetic.datasets[split] for split in SPLITS], "synthetic"),
-            "held-out": read([real.datasets["test"]], "held-out"),
-        },
-        roi,
+        read(splits["train"], "training", margin),
+        {"synthetic": read(made, "synthetic"), "held-out": read(splits["test"], "held-out")},
+        size,
     )
 
 
-def read(datasets: Iterable[NoduleDataset], kind: str, margin: int = 0) -> Nodules:
-    """All nodules of data sets, not augmented.
+def read(nodules: NoduleSet, kind: str, margin: int = 0) -> Nodules:
+    """All nodules of a set.
 
     Args:
-        datasets: of one ROI.
+        nodules: what is read.
         kind: what they are called in messages.
         margin: voxels to be read beyond the ROI on every side.
 
     Raises:
         ValueError: If there is none, or one has no mask.
     """
-    places = [(dataset, k) for dataset in datasets for k in range(len(dataset.subtypes))]
-    if not places:
+    if not len(nodules):
         message = f"There is no {kind} nodule: check the data's folder, select and fractions"
         raise ValueError(message)
-    items = [
-        dataset.read(k, [2 * (n // 2 + margin) + 1 for n in dataset.roi_size])
-        for dataset, k in tqdm(places, desc=kind, unit="nodule")
-    ]
-    for item in items:
-        if not item["mask"].any():
-            message = f"The {kind} nodule {item['name']} has an empty mask: give nodules with masks"
+    size = [2 * (n // 2 + margin) + 1 for n in nodules.roi_size]
+    patches = [nodules.read(k, size) for k in tqdm(range(len(nodules)), desc=kind, unit="nodule")]
+    for patch in patches:
+        if not patch.mask.any():
+            message = f"The {kind} nodule {patch.name} has an empty mask: give nodules with masks"
             raise ValueError(message)
     return Nodules(
-        torch.stack([item["image"][0] for item in items]),
-        torch.stack([item["mask"][0] for item in items]),
-        [str(item["name"]) for item in items],
-        [str(item["patient_id"]) for item in items],
+        torch.stack([torch.from_numpy(patch.image.array) for patch in patches]),
+        torch.stack([torch.from_numpy(patch.mask).float() for patch in patches]),
+        [patch.name for patch in patches],
+        [patch.patient_id for patch in patches],
     )
 
 

@@ -13,6 +13,8 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
+from datamodules.collections.lidc import read_table
+from datamodules.hounsfield import AIR_HU, LUNG_THRESHOLD_HU, check_hu
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import (
     Volume,
@@ -23,14 +25,10 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
-from datamodules.lidc import AIR_HU, check_hu, read_table
 from datamodules.ratings import subtype_of
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""
-
-LUNG_HU = -400
-"""Below this a voxel is air or lung."""
 
 AIRWAY_HU = -960
 """Wide regions below this are airways or bullae."""
@@ -83,7 +81,7 @@ def place(
 
     Args:
         studies: CT volumes (image files, or folders with a DICOM series).
-        shapes: data set of real nodules, as LIDCDataModule reads it. Give that of training patients
+        shapes: data set of real nodules, as LIDCCollection reads it. Give that of training patients
             alone where the result is trained with.
         out: folder to write.
         per_study: nodules in each study.
@@ -256,7 +254,7 @@ def find_lungs(study: Volume, mask: Path | None) -> Lungs:
 
 def lungs_by_threshold(hu: NDArray[Any]) -> NDArray[np.bool_]:
     """Air within the body, large enough to be a lung, with the vessels in it."""
-    air = np.asarray(hu) < LUNG_HU
+    air = np.asarray(hu) < LUNG_THRESHOLD_HU
     parts = ndimage.label(air)[0]
     # air around the patient touches the sides of the slices
     sides = (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1])

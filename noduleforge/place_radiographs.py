@@ -10,11 +10,11 @@ import pandas as pd
 from numpy.random import Generator
 from tqdm import tqdm
 
-from datamodules.base import Split, split_by_patient
+from datamodules.collections import RadiographCollection
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.io.whole_files import written_whole
-from datamodules.radiographs import RadiographDataModule
+from datamodules.splits import Split, check_fractions, split_by_patient
 from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
 
 ATTEMPTS = 100
@@ -22,10 +22,12 @@ ATTEMPTS = 100
 
 
 def place_radiographs(
-    background_radiographs: RadiographDataModule,
+    background_radiographs: RadiographCollection,
     shapes: Path,
     out: Path,
     split: Split | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    split_seed: int = 0,
     per_radiograph: int = 1,
     copies: int = 1,
     diameter_mm: tuple[float, float] = (6.0, 25.0),
@@ -41,11 +43,12 @@ def place_radiographs(
         background_radiographs: whose radiographs without a nodule are used, and whose `lungs`,
             where given, say where the lungs are; otherwise places lie where an upright radiograph
             has its lungs.
-        shapes: data set of real nodules, as LIDCDataModule reads it, in 3D.
+        shapes: data set of real nodules, as LIDCCollection reads it, in 3D.
         out: folder to write.
-        split: only radiographs and shapes of this split, made with the `seed` and `fractions` of
-            `background_radiographs`; needed (train) where a model is trained with the result. None
-            for all.
+        split: only radiographs and shapes of this split; needed (train) where a model is trained
+            with the result. None for all.
+        fractions: shares of the patients for train, val and test, as the model's data have them.
+        split_seed: of the split, as the model's data have it.
         per_radiograph: nodules on each radiograph.
         copies: of each radiograph, each with nodules of its own.
         diameter_mm: least and greatest diameter of the shapes in CT; sizes are those of real
@@ -68,17 +71,16 @@ def place_radiographs(
             "least 1 nodule, 1 copy and a range above 0"
         )
         raise ValueError(message)
+    check_fractions(fractions)
     radiographs = background_radiographs.normal_radiographs()
     library = read_shapes(shapes, select, diameter_mm)
     if split is not None:
-        radiographs = background_radiographs.split(radiographs)[split]
-        library = split_by_patient(
-            library, background_radiographs.seed, background_radiographs.fractions
-        )[split]
+        radiographs = background_radiographs.split(radiographs, fractions, split_seed)[split]
+        library = split_by_patient(library, split_seed, fractions)[split]
     if radiographs.empty or library.empty:
         message = (
             f"The {split} split has {len(radiographs)} radiographs and {len(library)} shapes: "
-            "give more"
+            "give more, or other fractions"
         )
         raise ValueError(message)
     rng = np.random.default_rng(seed)
@@ -112,7 +114,7 @@ def place_radiographs(
 def _requests(
     radiograph: Mapping[Any, Any],
     copy: int,
-    background_radiographs: RadiographDataModule,
+    background_radiographs: RadiographCollection,
     shapes: Path,
     library: pd.DataFrame,
     out: Path,

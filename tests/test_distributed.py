@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.base import split_of
+from datamodules.splits import split_of
 
 pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
@@ -79,7 +79,7 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, radiographs: 
     """One adapter, then two together, each from its own nodules, on a frozen base."""
     common = {"batch_size": 1, "cache_dir": None, "fractions": [0.5, 0.25, 0.25]}
     background_radiographs = {
-        "class_path": "ChestXray14DataModule",
+        "class_path": "ChestXray14Collection",
         "init_args": {"root": str(radiographs)},
     }
     nodules = common | {
@@ -100,11 +100,8 @@ def test_two_processes_train_adapters(tmp_path: Path, store: Path, radiographs: 
     model |= {"init_from": str(base)}
     fit(["cxr/diffusion", "cxr/adapter"], overlay, tmp_path / "calcified", 2)
     model |= {"adapters": {"calcified": None, "irregular": None}}
-    parts = {name: {"class_path": "SuperimposedDataModule"} for name in model["adapters"]}
-    parts = {
-        name: part | {"init_args": nodules | {"only": {name: 1}}} for name, part in parts.items()
-    }
-    overlay["data"] = {"init_args": {"parts": parts}}
+    parts = {name: {name: 1} for name in model["adapters"]}
+    overlay["data"] = {"init_args": nodules | {"parts": parts}}
     last = fit(["cxr/diffusion", "cxr/composition"], overlay, tmp_path / "composition", 2)
     weights = torch.load(last, weights_only=True)["state_dict"]
     updated = [name for name, value in weights.items() if "lora_B" in name and value.any()]
@@ -123,11 +120,10 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
     # the regularizer is a mean over the nodules that are large enough, of each process by itself
     plain = ["ct/diffusion", "ablations/ct/conditioning_only"]
 
-    def both(stages: list[str], parts: list[dict[str, Any]], name: str) -> Path:
+    def both(stages: list[str], data: dict[str, Any], name: str) -> Path:
         checkpoints = []
         for processes in (1, 2):
-            for part in parts:
-                part["batch_size"] = 4 // processes
+            data["batch_size"] = 4 // processes
             checkpoints.append(fit(stages, overlay, tmp_path / f"{name}{processes}", processes))
         weights = [torch.load(path, weights_only=True)["state_dict"] for path in checkpoints]
         moved = 0
@@ -140,14 +136,14 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
         return checkpoints[0]
 
     overlay["data"] = {"init_args": data}
-    codec = both(["ct/autoencoder"], [data], "autoencoder")
+    codec = both(["ct/autoencoder"], data, "autoencoder")
     model |= {"autoencoder": str(codec), "unet": UNET | {"attention": [False, True]}}
-    both(plain, [data], "diffusion")
+    both(plain, data, "diffusion")
 
     flat = CODEC | {"spatial_dims": 2}
     normal = {"root": str(radiographs), "cache_dir": None, "fractions": fractions}
     radiographs_of = {
-        "class_path": "ChestXray14DataModule",
+        "class_path": "ChestXray14Collection",
         "init_args": {"root": str(radiographs)},
     }
     nodules = data | {
@@ -162,14 +158,9 @@ def test_two_processes_train_what_one_does_on_the_same_global_batch(
     overlay["data"]["init_args"] = nodules | {"batch_size": 2}
     base = fit(["cxr/diffusion"], overlay, tmp_path / "base", 1)
     model |= {"init_from": str(base), "adapters": {"calcified": None, "irregular": None}}
-    parts = {name: nodules | {"only": {name: 1}} for name in ("calcified", "irregular")}
-    overlay["data"]["init_args"] = {
-        "parts": {
-            name: {"class_path": "SuperimposedDataModule", "init_args": part}
-            for name, part in parts.items()
-        }
-    }
-    both(["cxr/diffusion", "cxr/composition"], list(parts.values()), "composition")
+    nodules["parts"] = {name: {name: 1} for name in ("calcified", "irregular")}
+    overlay["data"]["init_args"] = nodules
+    both(["cxr/diffusion", "cxr/composition"], nodules, "composition")
 
 
 def test_figures_are_the_same_on_one_process_and_several(tmp_path: Path, store: Path) -> None:
@@ -226,13 +217,10 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
 ) -> None:
     """An odd number of cases, of which Lightning gives one to both processes."""
     fractions = [0.6, 0.2, 0.2]
-    real = {"root": str(store), "select": None, "fractions": fractions}
-    nodules = {"class_path": "LIDCDataModule", "init_args": real}
-    ct = {"real": nodules, "batch_size": 2, "cache_dir": None}
-    split = {"fractions": fractions, "seed": 0}
-    chest = {"root": str(radiographs), "content": "normal", "points_per_radiograph": 1, **split}
+    nodules = {"class_path": "LIDCCollection", "init_args": {"root": str(store), "select": None}}
+    ct = {"real": nodules, "fractions": fractions, "batch_size": 2, "cache_dir": None}
     background_radiographs = {
-        "class_path": "ChestXray14DataModule",
+        "class_path": "ChestXray14Collection",
         "init_args": {"root": str(radiographs)},
     }
     put = {
@@ -241,12 +229,13 @@ def test_downstream_figures_are_the_same_on_one_process_and_two(
         "background_radiographs": background_radiographs,
         "radiographs_per_nodule": 1,
     }
-    put |= {**split, "min_diameter_mm": 0, "subtlety": "drawn"}
+    put |= {"min_diameter_mm": 0, "subtlety": "drawn"}
     sources = {
-        "nodules": {"class_path": "SuperimposedDataModule", "init_args": put},
-        "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
+        "nodules": {"collection": {"class_path": "SuperimposedCollection", "init_args": put}},
+        "normal": {"collection": background_radiographs, "content": "normal"},
     }
-    cxr = {"sources": sources, "radiograph_size": 64, "radiograph_spacing_mm": 6.4}
+    cxr = {"sources": sources, "fractions": fractions, "split_seed": 0}
+    cxr |= {"radiograph_size": 64, "radiograph_spacing_mm": 6.4}
     cases: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         "ct_classification": (ct, ("classification.csv", "accuracy.csv")),
         "ct_segmentation": (ct, ("segmentation.csv", "dice.csv")),

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from overlays import ROOT, arguments
 
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
+from datamodules.lidc import LIDCDataModule
 from lightning_modules.cli import main
 
 README = (ROOT / "README.md").read_text()
@@ -60,7 +60,7 @@ def test_command_parses(
     assert roots.items() <= settings.items()
 
 
-@pytest.mark.parametrize("config", ["downstream/ct_classification", "cxr/composition"])
+@pytest.mark.parametrize("config", ["downstream/ct_classification", "downstream/cxr_detection"])
 def test_a_site_that_does_not_fit_the_class_is_refused(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +70,23 @@ def test_a_site_that_does_not_fit_the_class_is_refused(
         main(["fit", *words, "--print_config"])
     assert ended.value.code == 2
     assert "root" in capsys.readouterr().err
+
+
+def test_a_composition_takes_a_site_and_options_as_its_base_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.yaml").write_text(snippet("# site.yaml"))
+    words = [*arguments("cxr/composition.yaml"), "--config", str(tmp_path / "site.yaml")]
+    films = "data.init_args.background_radiographs.init_args.root"
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *words, f"--{films}", "/datasets/films", "--print_config"])
+    assert ended.value.code == 0
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["class_path"].endswith("SuperimposedDataModule")
+    settings = data["init_args"]
+    assert settings["root"] == "/datasets/lidc"
+    assert settings["background_radiographs"]["init_args"]["root"] == "/datasets/films"
+    assert set(settings["parts"]) == {"calcified", "irregular", "inhomogeneous"}
 
 
 def test_a_later_config_overrides_an_option_before_it(capsys: pytest.CaptureFixture[str]) -> None:

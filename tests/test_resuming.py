@@ -65,7 +65,7 @@ class Runs:
         common: dict[str, Any] = {"batch_size": 2, "cache_dir": None}
         common |= {"fractions": fractions, "root": str(store), "select": None}
         background_radiographs = {
-            "class_path": "ChestXray14DataModule",
+            "class_path": "ChestXray14Collection",
             "init_args": {"root": str(radiographs)},
         }
         radiographs_of = {
@@ -170,10 +170,8 @@ def prepare(runs: Runs, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {"init_from": str(runs.root / "base/checkpoints/last.ckpt")}
     if kind == "adapter":
         return data | {"only": {"irregular": 1}}, model
-    part = {"class_path": "SuperimposedDataModule"}
-    only = {name: {"only": {name: 1}} for name in ("calcified", "irregular")}
-    parts = {name: part | {"init_args": data | chosen} for name, chosen in only.items()}
-    return {"parts": parts}, model | {"adapters": dict.fromkeys(only)}
+    parts = {name: {name: 1} for name in ("calcified", "irregular")}
+    return data | {"parts": parts}, model | {"adapters": dict.fromkeys(parts)}
 
 
 @pytest.mark.parametrize(

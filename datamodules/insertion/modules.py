@@ -9,8 +9,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datamodules.base import NoduleDataModule, NoduleDataset
+from datamodules.base import NoduleDataModule
 from datamodules.batch import SUBTYPES, NoduleBatch, Roi
+from datamodules.collections.base import NoduleSet, Patch
+from datamodules.dataset import NoduleDataset
+from datamodules.hounsfield import AIR_HU, check_hu
 from datamodules.insertion.requests import (
     InsertionPlan,
     code_of,
@@ -24,51 +27,55 @@ from datamodules.insertion.rois import Region, check_apart, cut
 from datamodules.io.dicom import read_study
 from datamodules.io.radiographs import read_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
-from datamodules.lidc import AIR_HU, check_hu
 from datamodules.ratings import RATINGS
 
 
-class InsertionDataset(NoduleDataset):
+class RequestedNodules(NoduleSet):
     """The regions of all requests that can be fulfilled."""
 
     def __init__(self, regions: Sequence[Region], roi_size: Sequence[int]) -> None:
         """Describe the regions."""
         codes = [code_of(region.row.get("subtype")) for region in regions]
-        super().__init__(codes, roi_size)
+        super().__init__(pd.DataFrame([region.row for region in regions]), codes, roi_size)
         self.regions = list(regions)
-        self.table = pd.DataFrame([region.row for region in regions])
 
     def facts(self) -> Iterable[str]:
         """List the requests."""
         yield self.table.to_json(orient="split")
 
-    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+    def read(self, nodule: int, size: Sequence[int]) -> Patch:
         """One region; `size` is that of the ROI."""
         region = self.regions[nodule]
         row, image = region.row, region.image
         known = {name: float(row.get(name, np.nan)) for name in RATINGS}
         known["diameter_mm"] = equivalent_diameter_mm(region.mask, image.spacing_mm)
-        item: NoduleBatch = {
-            "image": torch.from_numpy(np.rint(image.array).astype(np.float32))[None],
-            "mask": torch.from_numpy(region.mask.astype(np.float32))[None],
-            "subtype": torch.tensor(self.subtypes[nodule]),
-            "attributes": {name: torch.tensor(value) for name, value in known.items()},
-            "spacing_mm": torch.tensor(image.spacing_mm, dtype=torch.float32),
-            "origin_mm": torch.tensor(image.origin_mm, dtype=torch.float64),
-            "direction": torch.from_numpy(image.direction.copy()),
-            "name": row["name"],
-            "patient_id": row["patient_id"],
-            "index": torch.tensor(row["index"]),
-        }
-        if any(other.histogram for other in self.regions):
-            length = max(len(other.histogram) for other in self.regions)
-            item["histogram"] = torch.tensor(region.histogram or (np.nan,) * length)
-        return item
+        whole = np.rint(image.array).astype(np.float32)
+        return Patch(
+            Volume(whole, image.spacing_mm, image.origin_mm, image.direction),
+            region.mask,
+            known,
+            row["name"],
+            row["patient_id"],
+            self.subtypes[nodule],
+        )
+
+
+class InsertionDataset(NoduleDataset):
+    """Requested nodules; an item's `index` is the request's seed."""
+
+    def __init__(self, nodules: RequestedNodules) -> None:
+        """Describe the items."""
+        super().__init__(nodules)
+        self.regions = nodules.regions
+        self.bins = max((len(region.histogram) for region in self.regions), default=0)
 
     def __getitem__(self, index: int) -> NoduleBatch:
-        """Return one region; its `index` is the request's seed."""
+        """Return one region, with the histogram that is asked for where any is."""
         item = super().__getitem__(index)
-        item["index"] = torch.tensor(self.regions[index].row["index"])
+        region = self.regions[index]
+        item["index"] = torch.tensor(region.row["index"])
+        if self.bins:
+            item["histogram"] = torch.tensor(region.histogram or (np.nan,) * self.bins)
         return item
 
 
@@ -165,7 +172,8 @@ class InsertionDataModule(NoduleDataModule):
             failed=failed,
             done=tuple(done),
         )
-        return {"predict": InsertionDataset(regions, self.roi.shape(self.spatial_dims))}
+        nodules = RequestedNodules(regions, self.roi.shape(self.spatial_dims))
+        return {"predict": InsertionDataset(nodules)}
 
     def read(self, path: Path, row: dict[str, Any]) -> Volume:
         """Read a whole study, a CT in HU.

@@ -1,19 +1,21 @@
 """CT series as DICOM files: which belong together, in which order, and their voxels in HU."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pydicom
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from datamodules.io.volumes import Grid, Volume, read_grid, read_volume
+
+if TYPE_CHECKING:
+    import pydicom
 
 TAGS = (
     *("SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns"),
@@ -53,6 +55,9 @@ class Slice(NamedTuple):
 
 def read_header(path: Path) -> Slice | None:
     """Read a file's header; None if it is not DICOM or holds no image."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
     except (InvalidDicomError, OSError):
@@ -115,10 +120,6 @@ class Series:
         nearest = int(np.argmin(distances))
         return nearest if distances[nearest] < self.step_mm / 2 else None
 
-    def run_of(self, number: int) -> range:
-        """The run with a slice."""
-        return next(run for run in self.runs if number in run)
-
     def grid(self, run: range) -> Grid:
         """Where the voxels of a run lie."""
         first = self.slices[run[0]]
@@ -150,6 +151,8 @@ def read_pixels(path: Path) -> NDArray[np.int16]:
     Raises:
         ValueError: If the file is damaged or has more than one slice.
     """
+    import SimpleITK as sitk
+
     try:
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
     except RuntimeError as error:
@@ -296,6 +299,9 @@ def read_dicom_radiograph(path: Path) -> Volume:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, has several frames or signed values, or says no spacing.
     """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
     if not path.is_file():
         message = f"{path} does not exist: check the table's path"
         raise FileNotFoundError(message)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from datamodules.io.dicom import read_dicom_radiograph
 from datamodules.io.volumes import Volume, read_volume, write_volume
@@ -39,6 +37,8 @@ def read_grey(path: Path) -> NDArray[np.uint8 | np.uint16]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no picture or cut short.
     """
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as picture:
             deep = picture.mode.startswith("I")
@@ -119,6 +119,9 @@ def write_radiograph(path: Path, radiograph: Volume, description: str) -> None:
     Raises:
         ValueError: If the ending is that of a format that loses values.
     """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
     kind = path.suffix.lower()
     if kind == ".img":
         density = (JSRT_MAX - radiograph.array.clip(0, JSRT_MAX).astype(np.int32)).astype(">u2")
@@ -147,6 +150,8 @@ def lies_on_its_side(pixels: NDArray[Any]) -> bool:
     Args:
         pixels: `(y, x)`, bone bright, upright or turned by a quarter either way.
     """
+    from PIL import Image
+
     size = (THUMBNAIL, THUMBNAIL)
     small = Image.fromarray(pixels.astype(np.float32)).resize(size, Image.Resampling.BOX)
     thumbnail = np.asarray(small, float)
@@ -188,6 +193,8 @@ def read_lungs(folder: Path, stem: str, shape: Sequence[int]) -> NDArray[np.bool
     Raises:
         FileNotFoundError: If there is none.
     """
+    from PIL import Image
+
     files = sorted(path for path in folder.rglob(f"{stem}.*") if path.is_file())
     if not files:
         message = f"{folder} has no lung mask named {stem}.*: add it, or set lungs to null"

@@ -1,19 +1,20 @@
 """CT series with synthetic nodules as DICOM that says so, and their masks as DICOM SEG."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import highdicom
 import numpy as np
-import pydicom
-from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from datamodules.io.dicom import Series, turned_round
 from datamodules.io.whole_files import written_whole
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 KEPT = (
     *("Modality", "PatientPosition", "PositionReferenceIndicator"),
@@ -61,6 +62,8 @@ def write_synthetic_series(
     Raises:
         ValueError: If a source's voxels are compressed in a way that cannot be read.
     """
+    import pydicom
+
     paths = []
     for number, (one, wanted) in enumerate(zip(series.slices, voxels, strict=True)):
         source = pydicom.dcmread(one.path)
@@ -85,6 +88,8 @@ def write_dicom_radiograph(
         pseudonym: stands for the patient.
         key: new UIDs are made of it and the old ones.
     """
+    import pydicom
+
     old = pydicom.dcmread(source)
     data = describe(old, pseudonym, key)
     highest = 2 ** int(old.BitsStored) - 1
@@ -96,6 +101,10 @@ def write_dicom_radiograph(
 
 def describe(source: Dataset, pseudonym: str, key: str) -> Dataset:
     """The header of a synthetic slice: marked as such, without anybody's identity."""
+    from highdicom.sr import CodedConcept
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
     data = Dataset()
     of_ct = source.get("Modality") == "CT"
     for name in (*EMPTY, *(EMPTY_CT if of_ct else ())):
@@ -183,6 +192,11 @@ def write_segmentation(
         shape: rows and columns of a slice.
         key: new UIDs are made of it.
     """
+    import highdicom
+    import pydicom
+    from highdicom.sr import CodedConcept
+    from pydicom.uid import generate_uid
+
     used = sorted({z for box, _ in masks.values() for z in range(box[0].start, box[0].stop)})
     array = np.zeros((len(used), *shape, len(masks)), np.uint8)
     for number, (box, mask) in enumerate(masks.values()):

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from datamodules.io.whole_files import written_whole
 
@@ -99,6 +97,8 @@ def read_volume(path: str | Path) -> Volume:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, is cut short, or is no 2D or 3D one-channel image.
     """
+    import SimpleITK as sitk
+
     path = Path(path)
     reader, grid = _open(path)
     try:
@@ -130,6 +130,8 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
     Raises:
         ValueError: If the ending is unknown or integers do not fit into `int16`.
     """
+    import SimpleITK as sitk
+
     path = Path(path)
     suffix = next((suffix for suffix in WRITABLE if path.name.endswith(suffix)), None)
     if suffix is None:
@@ -187,6 +189,8 @@ def resample(
     Raises:
         ValueError: If the region lies entirely outside the volume.
     """
+    from scipy import ndimage
+
     step = np.asarray(spacing_mm, float) / volume.spacing_mm
     start = np.asarray(volume.grid.index(center_mm)) - np.asarray(size) // 2 * step
     stop = start + (np.asarray(size) - 1) * step
@@ -271,6 +275,8 @@ def equivalent_diameter_mm(inside: NDArray[Any], spacing_mm: Sequence[float]) ->
 
 def _open(path: Path) -> tuple[Any, Grid]:
     """Open a file, read its header and check it."""
+    import SimpleITK as sitk
+
     if not path.is_file():
         message = f"{path} does not exist: check the table's path and the root folder"
         raise FileNotFoundError(message)

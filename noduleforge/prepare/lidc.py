@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.hounsfield import check_hu
 from datamodules.io.dicom import Series, Slice, by_series, order, read_header
-from datamodules.lidc import check_hu
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
@@ -40,7 +40,7 @@ def prepare_lidc(
     whole: bool = False,
     workers: int = 2,
 ) -> None:
-    """Make the patch store that LIDCDataModule reads from LIDC-IDRI as TCIA ships it.
+    """Make the patch store that LIDCCollection reads from LIDC-IDRI as TCIA ships it.
 
     Writes `nodules.csv` (one nodule a row, with the mean ratings), `outlines.csv` (one reader's
     outline a row, with its ratings), `images/` (HU), `masks/`, and `report.csv`: everything that

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from datamodules.hounsfield import AIR_HU
 from noduleforge.prepare.outlines import Outline
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
 
@@ -31,8 +32,6 @@ LUNG_MM = 80.0
 
 CLEARANCE_MM = 36.0
 """No patch may be centred so near the patient's own nodule."""
-
-AIR_HU = -1000.0
 
 
 def prepare_projections(out: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.chestxray14 import SIDE, read_boxes, read_entries
+from datamodules.collections.chestxray14 import SIDE, read_boxes, read_entries
+from datamodules.collections.jsrt import JSRTCollection, read_table
 from datamodules.io.radiographs import lies_on_its_side, read_grey, read_img
 from datamodules.io.whole_files import written_whole
-from datamodules.jsrt import JSRTDataModule, read_table
 from noduleforge.prepare.store import print_report, row, write_table
 
 JSRT_NODULES, JSRT_NORMAL = 154, 93
@@ -28,7 +28,7 @@ def prepare_jsrt(root: Path, out: Path, workers: int = 2) -> None:
     Writes `radiographs.csv` (one radiograph a row) and `report.csv` (everything that is wrong).
 
     Args:
-        root: folder with the `.IMG` files and `CLNDAT_EN.txt`, as JSRTDataModule reads it.
+        root: folder with the `.IMG` files and `CLNDAT_EN.txt`, as JSRTCollection reads it.
         out: folder for the two tables.
         workers: number of processes.
 
@@ -37,7 +37,7 @@ def prepare_jsrt(root: Path, out: Path, workers: int = 2) -> None:
         ValueError: If a line of the table cannot be understood.
     """
     nodules = read_table(root / "CLNDAT_EN.txt").set_index("name")
-    files = JSRTDataModule(root).files()
+    files = JSRTCollection(root).files()
     radiographs = pd.DataFrame({"name": list(files), "path": list(files.values())})
     if radiographs.empty:
         message = f"{root} holds no .IMG file: give the folder with JSRT's radiographs"
@@ -82,7 +82,7 @@ def prepare_chestxray14(
     resized or lie on their side, and boxes without their image.
 
     Args:
-        root: folder with the tables and images, as ChestXray14DataModule reads it.
+        root: folder with the tables and images, as ChestXray14Collection reads it.
         out: folder for the two tables.
         entries: name of the table of images in `root`.
         boxes: name of the table of boxes in `root`.

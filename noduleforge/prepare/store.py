@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from datamodules.hounsfield import AIR_HU
 from datamodules.io.volumes import (
     Volume,
     equivalent_diameter_mm,
@@ -23,10 +24,6 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
-
-OUTSIDE_HU = -1000
-"""Never written: a patch ends where the scan does."""
-
 
 Rows = dict[str, list[dict[str, Any]]]
 """Rows of the tables `nodules`, `outlines` and `report`."""
@@ -114,7 +111,7 @@ def write_nodule(
     else:
         middle, size = _within(scan, point, cut)
         spacing = (cut.spacing_mm,) * 3
-        image = resample(scan, middle, size, spacing, fill=OUTSIDE_HU)
+        image = resample(scan, middle, size, spacing, fill=AIR_HU)
         whole = np.rint(image.array).astype(np.int16)
         image = Volume(whole, image.spacing_mm, image.origin_mm, image.direction)
         roi = resample_mask(box, middle, size, spacing)

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules.hounsfield import check_hu
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import read_volume
-from datamodules.lidc import check_hu
 from noduleforge.prepare.store import (
     Cut,
     Rows,
@@ -37,7 +37,7 @@ def prepare_volumes(
     whole: bool = False,
     workers: int = 2,
 ) -> None:
-    """Make the patch store that LIDCDataModule reads from CT volumes and masks of their nodules.
+    """Make the patch store that LIDCCollection reads from CT volumes and masks of their nodules.
 
     Writes `nodules.csv`, `images/` (HU), `masks/` and `report.csv`. The same command, run again,
     goes on where it was stopped.

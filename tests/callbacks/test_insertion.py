@@ -23,11 +23,12 @@ from callbacks import study_files
 from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
 from callbacks.study_files import CTFiles
-from datamodules import InsertionDataModule, LIDCDataModule, RadiographInsertionDataModule
 from datamodules.batch import Provenance, Roi, Synthesis
 from datamodules.insertion.edits import Edit, apply
+from datamodules.insertion.modules import InsertionDataModule, RadiographInsertionDataModule
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.lidc import LIDCDataModule
 from datamodules.patients import patient_key
 from lightning_modules.core.inpainting import feather, paste
 from noduleforge.prepare.lidc import prepare_lidc

@@ -12,9 +12,9 @@ from overlays import CONFIGS, shipped
 from scipy import ndimage
 from small_configs import is_stage2, shrunken
 
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.lidc import LIDCDataModule
 from lightning_modules.cli import main
 
 pytestmark = pytest.mark.slow  # every test here trains

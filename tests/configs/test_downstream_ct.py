@@ -9,7 +9,7 @@ import yaml
 from overlays import CONFIGS, arguments
 from small_configs import SHRUNKEN, shrunken
 
-from datamodules import SUBTYPES
+from datamodules.batch import SUBTYPES
 from datamodules.patients import patient_key
 from lightning_modules.cli import main
 from noduleforge.cli import main as noduleforge
@@ -68,4 +68,4 @@ def test_synthetic_nodules_join_the_training_of_a_classifier(tmp_path: Path, sto
     words = arguments("downstream/augmentation/synthetic_1.yaml")
     words += ["--config", str(tmp_path / "small.yaml"), *of_arm]
     with pytest.raises(SystemExit):
-        main(["fit", *words, "--data.init_args.real.init_args.seed", "1"])
+        main(["fit", *words, "--data.init_args.split_seed", "1"])

@@ -1,6 +1,5 @@
 """Radiographs with synthetic nodules, and collections of real ones, to a detector."""
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -26,41 +25,32 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
 ) -> None:
     """Inserted into radiographs of training patients, used in the arms, refused in another
     split."""
-    split = {"fractions": [0.5, 0.2, 0.3], "seed": 4}
+    split = {"fractions": [0.5, 0.2, 0.3], "split_seed": 4}
     background_radiographs = {
-        "class_path": "ChestXray14DataModule",
+        "class_path": "ChestXray14Collection",
         "init_args": {"root": str(radiographs)},
     }
-    normal = {"root": str(radiographs), "content": "normal", "points_per_radiograph": 1, **split}
     nodules = {
         "root": str(store),
         "select": None,
         "background_radiographs": background_radiographs,
         "radiographs_per_nodule": 1,
-        **split,
     }
     codec = tmp_path / "runs/autoencoder"
-    trained = shrink(codec, normal)
+    trained = shrink(codec, {"root": str(radiographs), "points_per_radiograph": 1, **split})
     main(["fit", *arguments("cxr/autoencoder.yaml"), *trained])
     begin = {"init_from": None, "autoencoder": str(codec / "checkpoints/last.ckpt")}
-    base = shrink(tmp_path / "runs/base", nodules, **begin)
+    base = shrink(tmp_path / "runs/base", {**nodules, **split}, **begin)
     main(["fit", *arguments("cxr/diffusion.yaml"), *base])
 
     words = [
         "place-radiographs",
         "--background_radiographs",
-        "ChestXray14DataModule",
+        "ChestXray14Collection",
         "--background_radiographs.root",
         str(radiographs),
     ]
-    words += [
-        "--background_radiographs.seed",
-        "4",
-        "--background_radiographs.fractions",
-        "[0.5, 0.2, 0.3]",
-        "--split",
-        "train",
-    ]
+    words += ["--split", "train", "--split_seed", "4", "--fractions", "[0.5, 0.2, 0.3]"]
     words += ["--diameter_mm", "[4, 10]", "--copies", "3", "--shapes", str(store)]
     noduleforge([*words, "--out", str(tmp_path / "requests")])
     requests = {"requests": str(tmp_path / "requests/requests.csv")}
@@ -76,17 +66,18 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
     assert (inserted["status"] == "inserted").all()
     assert inserted["image"].is_unique  # copies of a radiograph are radiographs of their own
 
-    def source(class_path: str, **settings: Any) -> dict[str, Any]:
+    def collection(class_path: str, **settings: Any) -> dict[str, Any]:
         return {"class_path": class_path, "init_args": settings}
 
     data: dict[str, Any] = {"radiograph_size": 64, "radiograph_spacing_mm": 6.4, "batch_size": 4}
     data |= {"augmented_copies": 1, "cache_dir": str(tmp_path / "cache")}
+    data |= split
+    put = collection("SuperimposedCollection", **nodules, min_diameter_mm=0)
     data["sources"] = {
-        "nodules": source("SuperimposedDataModule", **nodules, min_diameter_mm=0),
-        "normal": source("ChestXray14DataModule", **normal),
+        "nodules": {"collection": put},
+        "normal": {"collection": background_radiographs, "content": "normal"},
     }
-    made = {"root": str(tmp_path / "inserted"), "content": "nodules"}
-    given = {"made": source("FolderDataModule", **made)}
+    given = {"made": collection("FolderCollection", root=str(tmp_path / "inserted"))}
     with_nodule = {}
     for arm in ("none", "copy_paste", "synthetic_half", "synthetic_only"):
         name = f"downstream/augmentation/cxr_{arm}.yaml"
@@ -115,12 +106,9 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
     assert "froc_1" in (tmp_path / "comparison/comparison.md").read_text()
 
     # with another split the generator has seen patients that are held out
-    overlay["data"]["init_args"] |= {"sources": copy.deepcopy(data["sources"])}
-    for of_source in overlay["data"]["init_args"]["sources"].values():
-        of_source["init_args"]["seed"] = 0
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(overlay))
+    words += ["--trainer.default_root_dir", str(tmp_path / "refused")]
     with pytest.raises(SystemExit):
-        main(["fit", *words, "--trainer.default_root_dir", str(tmp_path / "refused")])
+        main(["fit", *words, "--data.init_args.split_seed", "0"])
     assert "in train of made: give it one patient_id" in capfd.readouterr().err
 
 
@@ -143,12 +131,12 @@ def test_a_detector_is_tested_on_a_collection_of_radiographs(
     overlay = yaml.safe_load((CONFIGS / f"downstream/cxr_detection_{collection}.yaml").read_text())
     sources = overlay["data"]["init_args"]["sources"]
     for source in sources.values():
-        settings = source["init_args"]
-        settings["root"] = str(tmp_path / "jsrt" if "JSRT" in source["class_path"] else radiographs)
-        settings.setdefault("fractions", [0.5, 0.2, 0.3])
-        if "Superimposed" in source["class_path"]:
+        of_class = source["collection"]["class_path"]
+        settings = source["collection"].setdefault("init_args", {})
+        settings["root"] = str(tmp_path / "jsrt" if "JSRT" in of_class else radiographs)
+        if "Superimposed" in of_class:
             background_radiographs = {
-                "class_path": "ChestXray14DataModule",
+                "class_path": "ChestXray14Collection",
                 "init_args": {"root": str(radiographs)},
             }
             settings |= {
@@ -162,6 +150,7 @@ def test_a_detector_is_tested_on_a_collection_of_radiographs(
         "radiograph_size": 64,
         "radiograph_spacing_mm": 6.4,
         "batch_size": 2,
+        "fractions": overlay["data"]["init_args"].get("fractions", [0.5, 0.2, 0.3]),
     }
     data |= {"augmented_copies": 1, "cache_dir": None}
     trainer = SHRUNKEN["trainer"] | {"default_root_dir": str(tmp_path / "run")}

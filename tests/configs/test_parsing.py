@@ -142,7 +142,7 @@ def seeds(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, int | 
     return found
 
 
-SEEDED = ("model",)
+SEEDED = ("model", "data")
 
 
 @pytest.mark.parametrize(

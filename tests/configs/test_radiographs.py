@@ -58,7 +58,7 @@ def test_radiograph_configs_follow_on_each_other(
         "radiographs_per_nodule": 1,
         "fractions": fractions,
         "background_radiographs": {
-            "class_path": "ChestXray14DataModule",
+            "class_path": "ChestXray14Collection",
             "init_args": {"root": str(radiographs)},
         },
     }
@@ -96,13 +96,13 @@ def test_radiograph_configs_follow_on_each_other(
         assert seen == saved["noduleforge"]["training_patients"]
         before = torch.load(codec, weights_only=True)["noduleforge"]["training_patients"]
         assert {*before} <= {*seen}  # the radiographs' patients, by way of the base
-    parts = {name: {**nodules, "only": only} for name, only in chosen.items()}
+    parts = {**nodules, "parts": chosen}
     adapters = {name: str(tmp_path / f"runs/{name}/adapters/{name}") for name in chosen}
-    run("composition", {"parts": parts}, init_from=base, adapters=adapters)
+    run("composition", parts, init_from=base, adapters=adapters)
     assert (tmp_path / "runs/composition/adapters/irregular/adapter_model.safetensors").is_file()
     if scale:
         return
-    run("zip", {"parts": parts}, init_from=base, adapters=adapters)
+    run("zip", parts, init_from=base, adapters=adapters)
     run("labels", nodules, autoencoder=codec)
 
     root = tmp_path / "runs/classifier"
@@ -151,7 +151,7 @@ def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path
     pd.DataFrame(rows).to_csv(radiographs / "radiographs.csv", index=False)
     normal = {"root": str(radiographs), "lungs": str(radiographs / "lungs")}
     background_radiographs = {
-        "class_path": "FolderDataModule",
+        "class_path": "FolderCollection",
         "init_args": {"root": str(radiographs)},
     }
     nodules = normal | {"root": str(store), "background_radiographs": background_radiographs}
@@ -175,17 +175,9 @@ def test_the_radiograph_quickstart_ends_in_a_picture(tmp_path: Path, store: Path
         }
         for run in ("", "apart", "orthogonal")
     }
-    settings = nodules | {
-        "radiographs_per_nodule": 5,
-        "subtlety": "drawn",
-        "fractions": [0.8, 0, 0.2],
-    }
-    settings |= {"select": None}
-    only: dict[str, dict[str, float]] = {"subtlety": {"subtlety": 5}, "irregular": {"irregular": 1}}
-    parts = {name: settings | {"only": having} for name, having in only.items()}
     for run, weight in (("apart", 0.0), ("orthogonal", 0.5)):
         model = {"init_from": base, "adapters": folder[""], "orthogonality": {"weight": weight}}
-        main(["fit", *config("composition", {"parts": parts}, run, **model)])
+        main(["fit", *config("composition", nodules, run, **model)])
     adapters = {
         f"{name}_{run}" if run else name: path
         for run, of_run in folder.items()

@@ -9,24 +9,27 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.base import Split
-from datamodules.detection import DetectionDataModule, DetectionDataset, origins
-from datamodules.folder import FolderDataModule
+from datamodules.collections import (
+    FolderCollection,
+    RadiographCollection,
+    SuperimposedCollection,
+)
+from datamodules.collections.origins import origins
+from datamodules.detection import DetectionDataModule, RadiographSource
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.patients import patient_key
-from datamodules.radiographs import RadiographDataModule
-from datamodules.superimposed import SuperimposedDataModule
+from datamodules.splits import Split
 
 SHAPE, SPACING_MM = (60, 40), 2.0
 
 
-class Listed(RadiographDataModule):
+class Listed(RadiographCollection):
     """Radiographs of random pixels, one for each row; rows say their split."""
 
     attributes = ("subtlety",)
 
-    def __init__(self, root: Path, rows: list[dict[str, Any]], **settings: Any) -> None:
-        super().__init__(cache_dir=None, **settings)
+    def __init__(self, root: Path, rows: list[dict[str, Any]]) -> None:
+        super().__init__(root)
         for row in rows:
             row["path"] = root / f"{row['file']}.mha"
             row.setdefault("name", row["file"])
@@ -41,7 +44,9 @@ class Listed(RadiographDataModule):
     def normal_radiographs(self) -> pd.DataFrame:
         return self.table
 
-    def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
+    def split(
+        self, table: pd.DataFrame, fractions: Any, split_seed: int
+    ) -> dict[Split, pd.DataFrame]:
         splits: tuple[Split, ...] = ("train", "val", "test")
         return {split: table[table["split"] == split] for split in splits}
 
@@ -55,14 +60,25 @@ def normal(file: str, **more: Any) -> dict[str, Any]:
     return {"file": file, "patient_id": file, **more}
 
 
-def module(sources: dict[str, RadiographDataModule], **settings: Any) -> DetectionDataModule:
+def without(*arguments: Any) -> RadiographSource:
+    """Listed radiographs without a nodule."""
+    return RadiographSource(Listed(*arguments), "normal")
+
+
+def module(
+    sources: dict[str, RadiographCollection | RadiographSource], **settings: Any
+) -> DetectionDataModule:
+    given_sources = {
+        name: source if isinstance(source, RadiographSource) else RadiographSource(source)
+        for name, source in sources.items()
+    }
     given = {
         "radiograph_size": 64,
         "radiograph_spacing_mm": SPACING_MM,
         "cache_dir": None,
         **settings,
     }
-    data = DetectionDataModule(sources, **given)
+    data = DetectionDataModule(given_sources, **given)
     data.setup()
     return data
 
@@ -120,9 +136,7 @@ def test_radiographs_of_all_ranges_of_grey_look_alike(tmp_path: Path) -> None:
 
 
 def test_points_in_a_radiograph_without_a_nodule_are_one_image(tmp_path: Path) -> None:
-    radiographs = Listed(
-        tmp_path, [normal("a"), normal("b")], content="normal", points_per_radiograph=4
-    )
+    radiographs = without(tmp_path, [normal("a"), normal("b")])
     data = module({"healthy": radiographs}).datasets["train"]
     assert len(data) == 2
     for item in data:
@@ -145,7 +159,7 @@ def test_masks_of_a_folder_are_joined_too(tmp_path: Path) -> None:
             | {"mask": f"mask{number}.mha", "subtype": "solid"}
         )
     pd.DataFrame(rows).to_csv(tmp_path / "nodules.csv", index=False)
-    folder = FolderDataModule(tmp_path, content="nodules", fractions=(1, 0, 0))
+    folder = RadiographSource(FolderCollection(tmp_path), fractions=(1, 0, 0))
     data = module({"folder": folder}, radiograph_size=128, radiograph_spacing_mm=1.0).datasets[
         "train"
     ]
@@ -156,11 +170,11 @@ def test_masks_of_a_folder_are_joined_too(tmp_path: Path) -> None:
     np.testing.assert_allclose([y.min(), y.max(), x.min(), x.max()], [25, 71, 41, 47], atol=1)
 
 
-def superimposed(root: Path, store: Path, radiographs: list[str]) -> SuperimposedDataModule:
+def superimposed(root: Path, store: Path, radiographs: list[str]) -> RadiographSource:
     rows = [normal(f"{number}_000", patient_id=str(int(number))) for number in radiographs]
-    background_radiographs = Listed(root, rows, content="normal")
-    settings: dict[str, Any] = {"subtlety": "drawn", "radiographs_per_nodule": 2, "cache_dir": None}
-    return SuperimposedDataModule(store, background_radiographs, fractions=(1, 0, 0), **settings)
+    settings: dict[str, Any] = {"subtlety": "drawn", "radiographs_per_nodule": 2}
+    collection = SuperimposedCollection(store, Listed(root, rows), **settings)
+    return RadiographSource(collection, fractions=(1, 0, 0))
 
 
 def test_each_nodule_put_into_a_radiograph_is_an_image_of_its_own(
@@ -180,7 +194,7 @@ def test_each_nodule_put_into_a_radiograph_is_an_image_of_its_own(
 def test_training_draws_both_kinds_of_images_equally_often(tmp_path: Path) -> None:
     sources = {
         "few": Listed(tmp_path, [nodule(f"n{i}") for i in range(2)]),
-        "many": Listed(tmp_path, [normal(f"h{i}") for i in range(38)], content="normal"),
+        "many": without(tmp_path, [normal(f"h{i}") for i in range(38)]),
     }
     data = module(sources, radiograph_size=8, radiograph_spacing_mm=10.0, batch_size=10)
     labels = [batch["attributes"]["nodule"] for batch in data.train_dataloader() for _ in [0]]
@@ -240,12 +254,12 @@ def test_a_radiograph_of_another_collection_is_known_by_its_source(tmp_path: Pat
 
 
 def test_no_patient_is_in_two_splits_of_two_sources(tmp_path: Path, store: Path) -> None:
-    chest = Listed(tmp_path, [normal("00000001_005", split="test")], content="normal")
+    chest = without(tmp_path, [normal("00000001_005", split="test")])
     apart = Listed(tmp_path, [nodule("radiograph", patient_id="1")])
     module({"chest": chest, "apart": apart})  # another collection's patient 1
     with pytest.raises(ValueError, match=r"'1' of ChestX-ray14 is in train of put and in test of"):
         module({"put": superimposed(tmp_path, store, ["00000001"]), "chest": chest})
-    projected = Listed(tmp_path, [normal("drr", patient_id="P3", split="val")], content="normal")
+    projected = without(tmp_path, [normal("drr", patient_id="P3", split="val")])
     with pytest.raises(ValueError, match="The patient 'P3' is in train of put and in val of drr"):
         module({"put": superimposed(tmp_path, store, ["00000002"]), "drr": projected})
 
@@ -274,7 +288,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         module(source, source_ids=tmp_path / "other.csv")
 
 
-def synthetic_radiograph(root: Path, name: str, patient: str, seen: list[str]) -> FolderDataModule:
+def synthetic_radiograph(root: Path, name: str, patient: str, seen: list[str]) -> FolderCollection:
     """A radiograph with an inserted nodule, as `StudyWriter` leaves it."""
     inside = np.zeros(SHAPE, np.uint8)
     inside[20:26, 10:16] = 1
@@ -286,7 +300,7 @@ def synthetic_radiograph(root: Path, name: str, patient: str, seen: list[str]) -
             (("image", "studies"), ("mask", "masks"))}  # fmt: skip
     pd.DataFrame([row]).to_csv(root / "nodules.csv", index=False)
     (root / "generator.json").write_text(json.dumps({"training_patients": seen}))
-    return FolderDataModule(root, content="nodules", cache_dir=None, seed=3)
+    return FolderCollection(root)
 
 
 def test_synthetic_radiographs_are_for_training_alone(tmp_path: Path) -> None:
@@ -294,7 +308,7 @@ def test_synthetic_radiographs_are_for_training_alone(tmp_path: Path) -> None:
                              nodule("00000002_000", patient_id="2", split="test")])  # fmt: skip
     made = synthetic_radiograph(tmp_path / "made", "00000001_000-abc", "1", [patient_key("1")])
     data = module({"real": real}, synthetic={"made": made})
-    assert [f.name for f in data.datasets["train"].radiographs] == [
+    assert data.datasets["train"].table["name"].tolist() == [
         "real-00000001_000",
         "made-synthetic-n",
     ]
@@ -320,7 +334,7 @@ def test_synthetic_radiographs_are_for_training_alone(tmp_path: Path) -> None:
 def test_as_many_synthetic_radiographs_as_are_wanted(tmp_path: Path) -> None:
     real = {
         "ill": Listed(tmp_path, [nodule(f"n{k}") for k in range(4)]),
-        "well": Listed(tmp_path, [normal("h")], content="normal"),
+        "well": without(tmp_path, [normal("h")]),
     }
     made = {
         f"made{k}": synthetic_radiograph(tmp_path / f"{k}", f"s{k}", f"n{k}", []) for k in range(4)
@@ -328,8 +342,7 @@ def test_as_many_synthetic_radiographs_as_are_wanted(tmp_path: Path) -> None:
 
     def names(**settings: Any) -> list[str]:
         dataset = module(real, synthetic=made, **settings).datasets["train"]
-        assert isinstance(dataset, DetectionDataset)
-        return [radiograph.name for radiograph in dataset.radiographs]
+        return dataset.table["name"].tolist()
 
     kept = [f"ill-n{k}" for k in range(4)]
     half = names(per_real=0.5)

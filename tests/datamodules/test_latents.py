@@ -4,41 +4,43 @@ import os
 import pickle
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 from torch.utils.data import default_collate
 
-from datamodules.base import NoduleDataModule, NoduleDataset
+from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch
+from datamodules.collections import NoduleSet, Patch
+from datamodules.dataset import NoduleDataset
+from datamodules.io.volumes import Volume
 from datamodules.latents import LatentCache
 
 
-class Noise(NoduleDataset):
+class Noise(NoduleSet):
     image_dtype: type[np.number[Any]] = np.int16
 
-    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+    def __init__(self, subtypes: Sequence[int], roi_size: Sequence[int]) -> None:
+        super().__init__(pd.DataFrame({"patient_id": ["P"] * len(subtypes)}), subtypes, roi_size)
+
+    def read(self, nodule: int, size: Sequence[int]) -> Patch:
         values = np.random.default_rng(nodule).integers(-3024, 3072, tuple(size))
-        return {
-            "image": torch.tensor(values, dtype=torch.float32)[None],
-            "mask": torch.tensor(values > 0, dtype=torch.float32)[None],
-            "subtype": torch.tensor(self.subtypes[nodule]),
-            "attributes": {
-                "diameter_mm": torch.tensor(nodule / 3),
-                "texture": torch.tensor(np.nan),
-            },
-            "spacing_mm": torch.tensor([1.0, 0.7, 0.7]),
-            "origin_mm": torch.tensor([0.1, 0.2, nodule / 3], dtype=torch.float64),
-            "direction": torch.eye(3, dtype=torch.float64),
-            "name": f"nodule-{nodule}",  # type: ignore[typeddict-item]
-            "patient_id": f"P{nodule}",  # type: ignore[typeddict-item]
-            "index": torch.tensor(nodule),
-        }
+        image = values.astype(np.float32)
+        return Patch(
+            Volume(image, (1.0, 0.7, 0.7), (0.1, 0.2, nodule / 3), np.eye(3)),
+            (values > 0).astype(np.uint8),
+            {"diameter_mm": nodule / 3, "texture": np.nan},
+            f"nodule-{nodule}",
+            f"P{nodule}",
+            self.subtypes[nodule],
+        )
 
     def facts(self) -> Iterable[str]:
         return ["noise"]
@@ -47,19 +49,25 @@ class Noise(NoduleDataset):
 class Fractions(Noise):
     image_dtype = np.float32
 
-    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
-        item = super().read(nodule, size)
-        item["image"] = item["image"] / 7
-        return item
+    def read(self, nodule: int, size: Sequence[int]) -> Patch:
+        patch = super().read(nodule, size)
+        image = replace(patch.image, array=patch.image.array / np.float32(7))
+        return replace(patch, image=image)
+
+
+def noise(
+    subtypes: Sequence[int],
+    augmented_copies: int = 1,
+    seed: int = 0,
+    kind: type[Noise] = Noise,
+) -> NoduleDataset:
+    return NoduleDataset(kind(subtypes, (8, 8, 8)), augmented_copies, seed)
 
 
 class NoiseModule(NoduleDataModule):
     def build(self) -> dict[str, NoduleDataset]:
-        train = Noise([0, 1, 2], (8, 8, 8), self.augmented_copies, self.seed)
-        return {
-            "train": train,
-            **{name: Noise([0, 1], (8, 8, 8)) for name in ("val", "test", "predict")},
-        }
+        train = noise([0, 1, 2], self.augmented_copies, self.seed)
+        return {"train": train, **{name: noise([0, 1]) for name in ("val", "test", "predict")}}
 
 
 def nothing() -> None:
@@ -102,8 +110,8 @@ def assert_equal(cache: LatentCache, data: NoduleDataset) -> None:
 
 
 @pytest.mark.parametrize("kind", [Noise, Fractions])
-def test_items_are_those_of_the_dataset(tmp_path: Path, kind: type[NoduleDataset]) -> None:
-    data = kind([0, 1, 2, 0, 1], (8, 8, 8), augmented_copies=2)
+def test_items_are_those_of_the_dataset(tmp_path: Path, kind: type[Noise]) -> None:
+    data = noise([0, 1, 2, 0, 1], augmented_copies=2, kind=kind)
     cache = build(data, tmp_path / "deep" / "key")
     assert not cache.hit
     assert_equal(cache, data)
@@ -115,7 +123,7 @@ def test_items_are_those_of_the_dataset(tmp_path: Path, kind: type[NoduleDataset
 
 
 def test_a_hit_encodes_nothing(tmp_path: Path) -> None:
-    data = Noise([0, 1], (8, 8, 8))
+    data = noise([0, 1])
     build(data, tmp_path / "key")
 
     def never(batch: NoduleBatch) -> dict[str, Tensor]:
@@ -128,7 +136,7 @@ def test_a_hit_encodes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, error: Any) -> None:
-    data, calls = Noise([0, 1, 2, 0], (8, 8, 8)), []
+    data, calls = noise([0, 1, 2, 0]), []
 
     def interrupted(batch: NoduleBatch) -> dict[str, Tensor]:
         calls.append(batch)
@@ -143,7 +151,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, error: Any) -> None
 
 
 def test_leftovers_of_a_killed_build_do_no_harm(tmp_path: Path) -> None:
-    data = Noise([0, 1], (8, 8, 8))
+    data = noise([0, 1])
     leftover = tmp_path / "key.building-0"
     leftover.mkdir()
     assert_equal(build(data, tmp_path / "key"), data)
@@ -152,7 +160,7 @@ def test_leftovers_of_a_killed_build_do_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 5, 6])
 def test_two_processes(tmp_path: Path, length: int) -> None:
-    data = Noise([0] * length, (8, 8, 8))
+    data = noise([0] * length)
     barrier = threading.Barrier(2, timeout=30)
     caches: dict[int, LatentCache] = {}
     seen: dict[int, list[int]] = {0: [], 1: []}
@@ -182,7 +190,7 @@ def test_two_processes(tmp_path: Path, length: int) -> None:
 
 def test_two_runs_at_once(tmp_path: Path) -> None:
     """The arms of an ablation share a cache: the slower one finds the faster one's."""
-    data = Noise([0, 1], (8, 8, 8))
+    data = noise([0, 1])
 
     def overtaken(batch: NoduleBatch) -> dict[str, Tensor]:
         if not (tmp_path / "key").exists():

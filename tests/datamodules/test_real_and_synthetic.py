@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules import CombinedDataModule, LIDCDataModule, RealAndSyntheticDataModule
 from datamodules.batch import SUBTYPES, Roi
+from datamodules.collections import LIDCCollection
+from datamodules.lidc import LIDCDataModule
 from datamodules.patients import patient_key
+from datamodules.real_and_synthetic import RealAndSyntheticDataModule
 
 FRACTIONS = (0.6, 0.2, 0.2)
-ROI = {"roi": Roi(12), "cache_dir": None, "fractions": FRACTIONS}
+ROI: dict[str, Any] = {"roi": Roi(12), "cache_dir": None, "fractions": FRACTIONS}
 
 
 def real_module(store: Path, **settings: Any) -> LIDCDataModule:
@@ -45,10 +48,8 @@ def synthetic(store: Path, tmp_path: Path) -> Path:
 
 
 def augmented(store: Path, synthetic: Path | None, **settings: Any) -> RealAndSyntheticDataModule:
-    made = None if synthetic is None else LIDCDataModule(synthetic, **{**ROI, "seed": 5})
-    data = RealAndSyntheticDataModule(
-        LIDCDataModule(store, **ROI), made, **{"cache_dir": None, **settings}
-    )
+    made = None if synthetic is None else LIDCCollection(synthetic)
+    data = RealAndSyntheticDataModule(LIDCCollection(store), made, **{**ROI, **settings})
     data.setup()
     return data
 
@@ -127,27 +128,18 @@ def test_patients_of_test_reach_neither_generator_nor_images(store: Path, synthe
         augmented(store, synthetic)
 
 
-def test_faults_are_named(store: Path, synthetic: Path) -> None:
+def test_faults_are_named(
+    store: Path, synthetic: Path, tmp_path: Path, write_store: Callable[..., Path]
+) -> None:
     with pytest.raises(ValueError, match="synthetic nodules are needed, but there are"):
         augmented(store, synthetic, per_real=9.0)
     with pytest.raises(ValueError, match="per_real is -1"):
         augmented(store, synthetic, per_real=-1)
     with pytest.raises(ValueError, match="give at least 0, and synthetic nodules"):
         augmented(store, None, without_real=True)
-    other = LIDCDataModule(synthetic, roi=Roi(10), cache_dir=None)
-    with pytest.raises(ValueError, match=r"ROI has \(10, 10, 10\) voxels"):
-        RealAndSyntheticDataModule(LIDCDataModule(store, **ROI), other).setup()
-
-
-def test_patients_of_all_parts_are_training_patients(store: Path) -> None:
-    parts = {
-        name: LIDCDataModule(store, **ROI, select=f"subtype == '{name}'")
-        for name in ("solid", "part-solid")
-    }
-    mixed = CombinedDataModule(parts)  # type: ignore[arg-type]  # a dict of a subclass
-    mixed.setup()
-    assert mixed.training_patients == set().union(*[p.training_patients for p in parts.values()])
-    assert all(len(key) == 16 for key in mixed.training_patients)
+    flat = LIDCCollection(write_store(tmp_path / "flat", 2))
+    with pytest.raises(ValueError, match="nodules are 2D images of int16, the real ones 3D"):
+        RealAndSyntheticDataModule(LIDCCollection(store), flat, **ROI).setup()
 
 
 @pytest.mark.parametrize("settings", [{"per_real": 2.0}, {"without_real": True}])

@@ -8,9 +8,10 @@ import pytest
 from lightning import Trainer, seed_everything
 from radiographs import SETTINGS, Make, parts
 
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
+from datamodules.collections import LIDCCollection
 from datamodules.combined import CombinedDataModule
+from datamodules.lidc import LIDCDataModule
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.core.adapters import AdapterConfig
 from lightning_modules.core.codec import LatentCodec
@@ -182,7 +183,14 @@ def mixed(make_data: Make) -> Callable[..., CombinedDataModule]:
 
     def make(names: tuple[str, str] = ("calcified", "irregular")) -> CombinedDataModule:
         queries = ("subtype == 'solid'", "subtype != 'solid'")
-        selected = [make_data(2, cache_dir=None, select=query) for query in queries]
-        return CombinedDataModule(dict(zip(names, selected, strict=True)))
+        root = make_data(2).collection.root
+        selected: Any = [LIDCCollection(root, select=query) for query in queries]
+        return CombinedDataModule(
+            dict(zip(names, selected, strict=True)),
+            (0.6, 0.2, 0.2),
+            Roi((16, 16)),
+            batch_size=4,
+            cache_dir=None,
+        )
 
     return make

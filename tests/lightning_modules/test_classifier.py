@@ -37,7 +37,7 @@ def bright(batch: NoduleBatch) -> NoduleBatch:
 @pytest.fixture
 def make_bright(make_data: Make) -> Make:
     def make(spatial_dims: int, **settings: Any) -> Bright:
-        root = make_data(spatial_dims).root
+        root = make_data(spatial_dims).collection.root
         settings = {"batch_size": 8, "cache_dir": None, **settings}
         return Bright(root, roi=Roi((16,) * spatial_dims), fractions=(0.6, 0.2, 0.2), **settings)
 

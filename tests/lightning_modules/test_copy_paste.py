@@ -9,9 +9,9 @@ import pytest
 from lightning import Trainer
 
 from callbacks import NiftiWriter
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from datamodules.io.volumes import read_volume
+from datamodules.lidc import LIDCDataModule
 from lightning_modules import CopyPaste
 
 

@@ -34,7 +34,7 @@ def test_the_second_stage_starts_from_patches_without_nodules(
 ) -> None:
     data = make_data(2, cache_dir=None)
     settings = {"roi": Roi((16, 16)), "fractions": (0.6, 0.2, 0.2), "cache_dir": None}
-    normal = WithoutNodules(data.root, batch_size=4, **settings)
+    normal = WithoutNodules(data.collection.root, batch_size=4, **settings)
     first = model(autoencoder=tmp_path / "codec.ckpt")
     trainer = make_trainer(2)
     trainer.fit(first, normal)
@@ -159,7 +159,8 @@ def labels(
     base: Path, tmp_path: Path, make_codec: Make, make_data: Make, make_trainer: Make
 ) -> Any:
     """A model with two labels, trained for three steps, and nodules."""
-    data = Labelled(make_data(2).root, roi=Roi((16, 16)), fractions=(0.6, 0.2, 0.2), cache_dir=None)
+    root = make_data(2).collection.root
+    data = Labelled(root, roi=Roi((16, 16)), fractions=(0.6, 0.2, 0.2), cache_dir=None)
     model = CXRLabels(
         *parts(make_codec),
         labels={"solid": (0.0, 1.0), "old": (0.0, 1.0)},

@@ -12,47 +12,47 @@ import torch
 from lightning import Trainer, seed_everything
 from safetensors.torch import save_file
 
-from datamodules.base import NoduleDataModule, NoduleDataset
-from datamodules.batch import UNKNOWN_SUBTYPE, Detection, NoduleBatch, Roi
+from datamodules.base import NoduleDataModule
+from datamodules.batch import Detection, Roi
+from datamodules.collections import NoduleSet, Patch
+from datamodules.dataset import NoduleDataset
+from datamodules.io.volumes import Volume
 from lightning_modules.detector import PRIOR, NoduleDetector, make_network
 from noduleforge.evaluation.probabilities import auroc
 
 SIDE = 64
 
 
-class Discs(NoduleDataset):
+class Discs(NoduleSet):
     """Noise, in every second image with a bright disc."""
 
     def __init__(self, number: int, seed: int) -> None:
-        super().__init__([i % 2 for i in range(number)], (SIDE, SIDE), seed=seed)
-        self.table = pd.DataFrame({"patient_id": [str(i) for i in range(number)]})
+        table = pd.DataFrame({"patient_id": [str(i) for i in range(number)]})
+        super().__init__(table, [i % 2 for i in range(number)], (SIDE, SIDE))
+        self.seed = seed
 
     def facts(self) -> Iterable[str]:
         yield str((self.seed, len(self)))
 
-    def read(self, nodule: int, size: Sequence[int]) -> NoduleBatch:
+    def read(self, nodule: int, size: Sequence[int]) -> Patch:
         rng = np.random.default_rng((self.seed, nodule))
         y, x = np.mgrid[:SIDE, :SIDE]
         row, column = rng.uniform(12, SIDE - 12, 2)
         mask = np.hypot(y - row, x - column) < (6 if self.subtypes[nodule] else 0)
-        image = rng.normal(80, 15, mask.shape) + 80 * mask
-        item: Any = {
-            "image": torch.from_numpy(image.astype(np.float32))[None],
-            "mask": torch.from_numpy(mask.astype(np.float32))[None],
-            "subtype": torch.tensor(UNKNOWN_SUBTYPE),
-            "attributes": {"nodule": torch.tensor(float(self.subtypes[nodule]))},
-            "name": str(nodule),
-            "patient_id": str(nodule),
-            "index": torch.tensor(nodule),
-        }
-        batch: NoduleBatch = item
-        return batch
+        image = (rng.normal(80, 15, mask.shape) + 80 * mask).astype(np.float32)
+        volume = Volume(image, (1.0, 1.0), (0.0, 0.0), np.eye(2))
+        known = {"nodule": float(self.subtypes[nodule])}
+        return Patch(volume, mask.astype(np.uint8), known, str(nodule), str(nodule))
+
+
+def discs(number: int, seed: int) -> NoduleDataset:
+    return NoduleDataset(Discs(number, seed))
 
 
 class DiscsData(NoduleDataModule):
     def build(self) -> dict[str, NoduleDataset]:
         splits = ("train", "val", "test", "predict")
-        return {split: Discs(32, seed) for seed, split in enumerate(splits)}
+        return {split: discs(32, seed) for seed, split in enumerate(splits)}
 
 
 def make(encoder: str = "mobilenetv3_small_050", **settings: Any) -> NoduleDetector:
@@ -71,7 +71,7 @@ def test_it_learns_whether_and_where(tmp_path: Path) -> None:
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
-    batch = next(iter(torch.utils.data.DataLoader(Discs(32, 9), 32)))
+    batch = next(iter(torch.utils.data.DataLoader(discs(32, 9), 32)))
     before = model.eval().losses(model(batch["image"]), batch)
     trainer.fit(model.train(), data)
     model.eval()

@@ -6,14 +6,15 @@ import pandas as pd
 from lightning import Trainer
 
 from callbacks import SegmentationMetrics
-from datamodules import LIDCDataModule, RealAndSyntheticDataModule
 from datamodules.batch import Roi
+from datamodules.collections import LIDCCollection
+from datamodules.real_and_synthetic import RealAndSyntheticDataModule
 from lightning_modules import NoduleSegmenter
 
 
 def test_it_outlines_nodules_that_are_brighter_than_lung(store: Path, tmp_path: Path) -> None:
-    real = LIDCDataModule(store, roi=Roi(16), cache_dir=None)
-    data = RealAndSyntheticDataModule(real, augmented_copies=2, cache_dir=tmp_path / "cache")
+    settings = {"roi": Roi(16), "augmented_copies": 2, "cache_dir": tmp_path / "cache"}
+    data = RealAndSyntheticDataModule(LIDCCollection(store), **settings)
     trainer = Trainer(
         default_root_dir=tmp_path / "run", accelerator="cpu", max_steps=120, logger=False,
         enable_progress_bar=False, enable_checkpointing=False, callbacks=[SegmentationMetrics()],

@@ -9,10 +9,10 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from datamodules.io.dicom import order, read_header
 from datamodules.io.volumes import Volume, read_volume
+from datamodules.lidc import LIDCDataModule
 from datamodules.ratings import RATINGS
 from noduleforge.cli import main
 from noduleforge.prepare.annotations import read_annotations, read_xml

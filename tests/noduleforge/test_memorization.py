@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules import LIDCDataModule
-from datamodules.base import split_of
 from datamodules.batch import Roi
+from datamodules.collections import LIDCCollection
+from datamodules.collections.radiographs import RadiographRegions
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.patients import patient_key
-from datamodules.radiographs import RadiographDataset
+from datamodules.splits import split_of
 from noduleforge.cli import main
 from noduleforge.evaluation.memorization import summarize
 from noduleforge.memorization import read, side_by_side
@@ -116,12 +116,11 @@ def test_as_few_as_expected_are_near_if_both_are_alike() -> None:
 @pytest.fixture
 def data(store: Path, tmp_path: Path) -> Path:
     """A store, and synthetic nodules: five copies and five of noise."""
-    real = LIDCDataModule(store, roi=Roi(14), cache_dir=None, fractions=FRACTIONS)
-    real.setup()
+    real = LIDCCollection(store).splits(Roi(14), FRACTIONS, 0)
     rng = np.random.default_rng(0)
     root = tmp_path / "synthetic"
     rows = []
-    for number, row in enumerate(real.datasets["train"].table.to_dict("records")[:10]):
+    for number, row in enumerate(real["train"].table.to_dict("records")[:10]):
         for kind in ("image", "mask"):
             (root / row[kind]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(store / row[kind], root / row[kind])
@@ -141,13 +140,10 @@ def data(store: Path, tmp_path: Path) -> Path:
     return root
 
 
-def command(
-    store: Path, synthetic: Path, out: Path, roi: int = 14, spacing_mm: float = 1.0
-) -> list[str]:
-    words = ["memorization", "--real", "LIDCDataModule", "--real.root", str(store)]
-    words += ["--real.roi.size", "14", "--real.fractions", str([*FRACTIONS])]
-    words += ["--synthetic", "LIDCDataModule", "--synthetic.root", str(synthetic)]
-    words += ["--synthetic.roi.size", str(roi), "--synthetic.roi.spacing_mm", str(spacing_mm)]
+def command(store: Path, synthetic: Path, out: Path) -> list[str]:
+    words = ["memorization", "--real", "LIDCCollection", "--real.root", str(store)]
+    words += ["--synthetic", "LIDCCollection", "--synthetic.root", str(synthetic)]
+    words += ["--roi.size", "14", "--fractions", str([*FRACTIONS])]
     return [*words, "--out", str(out)]
 
 
@@ -178,9 +174,8 @@ def test_held_out_nodules_that_the_generator_has_seen_are_refused(
     store: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They would not say how near new nodules are."""
-    held_out = LIDCDataModule(store, roi=Roi(14), fractions=FRACTIONS)
-    held_out.setup()
-    known = {split: sorted(held_out.datasets[split].patients) for split in ("train", "test")}
+    splits = LIDCCollection(store).splits(Roi(14), FRACTIONS, 0)
+    known = {split: sorted(part.patients) for split, part in splits.items()}
     seen = {"training_patients": [patient_key(known["train"][0])]}
     (data / "generator.json").write_text(json.dumps(seen))
     main(command(store, data, tmp_path / "apart"))
@@ -193,8 +188,13 @@ def test_held_out_nodules_that_the_generator_has_seen_are_refused(
 
 
 def test_faults_are_named(
-    store: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    data: Path,
+    tmp_path: Path,
+    write_store: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    flat = write_store(tmp_path / "flat", 2)
     crowd = tmp_path / "crowd"
     shutil.copytree(store, crowd)
     table = pd.read_csv(crowd / "nodules.csv")
@@ -203,14 +203,13 @@ def test_faults_are_named(
     features = ["--features", "RandomFeatures", "--features.spatial_dims", "3"]
     right = command(store, data, tmp_path / "out")
     for words, message in (
-        (command(store, data, tmp_path / "out", 12), "give both the same roi"),
-        (command(store, data, tmp_path / "out", 14, 0.5), "voxels of 0.5 mm, the real ones'"),
+        (command(store, flat, tmp_path / "out"), "have 2 dimensions, the real ones 3"),
         ([*right, "--shift_voxels", "-1"], "give at least 0 and 1"),
         ([*right, "--pairs", "0"], "give at least 0 and 1"),
         ([*right, *features, "--window", "[400,400]"], "the lower one first"),
-        ([*right, "--real.fractions", "[1,0,0]"], "There is no held-out nodule"),
+        ([*right, "--fractions", "[1,0,0]"], "There is no held-out nodule"),
         (command(store, tmp_path / "none", tmp_path / "out"), "does not exist"),
-        ([*command(crowd, crowd, tmp_path / "out"), "--real.seed", str(seed)], "are of P0, as is"),
+        ([*command(crowd, crowd, tmp_path / "out"), "--split_seed", str(seed)], "are of P0, as is"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(words)
@@ -219,12 +218,12 @@ def test_faults_are_named(
     assert not (tmp_path / "out").exists()
 
 
-class Radiographs(RadiographDataset):
+class Radiographs(RadiographRegions):
     """Two radiographs without a nodule, each of one value."""
 
     def __init__(self) -> None:
         table = pd.DataFrame({"name": ["a", "b"], "patient_id": ["P", "Q"], "half_x": np.nan})
-        super().__init__(table, [], 8, 1.0)
+        super().__init__(table, [], Roi(8))
 
     def radiograph(self, row: dict[str, Any]) -> Volume:
         return Volume(np.full((40, 40), ord(row["name"])), (1.0, 1.0), (0.0, 0.0), np.eye(2))
@@ -232,20 +231,18 @@ class Radiographs(RadiographDataset):
 
 def test_patches_without_a_nodule_are_refused() -> None:
     with pytest.raises(ValueError, match="held-out nodule a has an empty mask"):
-        read([Radiographs()], "held-out")
+        read(Radiographs(), "held-out")
 
 
 @pytest.mark.parametrize("side", [8, 9])
-def test_all_splits_are_read_around_the_same_voxel(store: Path, side: int) -> None:
-    module = LIDCDataModule(store, roi=Roi(side), cache_dir=None, fractions=FRACTIONS)
-    module.setup()
-    parts = [module.datasets[split] for split in ("train", "test")]
-    small, large = read(parts, "synthetic"), read(parts, "synthetic", margin=2)
+def test_all_nodules_are_read_around_the_same_voxel(store: Path, side: int) -> None:
+    nodules = LIDCCollection(store).splits(Roi(side), (1.0, 0.0, 0.0), 0)["train"]
+    small, large = read(nodules, "synthetic"), read(nodules, "synthetic", margin=2)
     assert sorted(small.names) == sorted(f"n{k}" for k in range(30))
     assert small.images.shape[1:] == (9, 9, 9)
     inner = slice(2, -2)
     torch.testing.assert_close(large.images[:, inner, inner, inner], small.images)
-    plain = parts[0].read(0, parts[0].roi_size)["image"][0]
+    plain = torch.from_numpy(nodules.read(0, nodules.roi_size).image.array)
     torch.testing.assert_close(region(small.images[0], 0, (side,) * 3), plain)
 
 
@@ -255,9 +252,8 @@ def test_radiographs_work_alike(write_store: Callable[..., Path], tmp_path: Path
     main(words)
     table = pd.read_csv(tmp_path / "out/distances.csv")
     made = table[(table["kind"] == "synthetic")].set_index("name")
-    module = LIDCDataModule(flat, roi=Roi(14), cache_dir=None, fractions=FRACTIONS)
-    module.setup()
-    known = list(module.datasets["train"].table["nodule_id"])
+    training = LIDCCollection(flat).splits(Roi(14), FRACTIONS, 0)["train"]
+    known = list(training.table["nodule_id"])
     assert (made.loc[known, "voxels"] == 0).all()
     assert (made.loc[known, "features"] < 1e-5).all()
     assert (made.loc[known, "voxels_nearest"] == known).all()

@@ -8,10 +8,10 @@ import pytest
 from insertions import RADIOGRAPH_ROI, asked_of
 from PIL import Image
 
-from datamodules import ChestXray14DataModule, RadiographInsertionDataModule
-from datamodules.base import split_of
-from datamodules.insertion.modules import InsertionDataset
+from datamodules.collections import ChestXray14Collection
+from datamodules.insertion.modules import InsertionDataset, RadiographInsertionDataModule
 from datamodules.io.volumes import read_volume
+from datamodules.splits import split_of
 from noduleforge.cli import main
 from noduleforge.place_radiographs import place_radiographs
 
@@ -22,11 +22,16 @@ DIAMETER_MM = (4.0, 10.0)
 def test_requests_keep_to_a_split_and_can_be_fulfilled(
     store: Path, radiographs: Path, tmp_path: Path
 ) -> None:
-    background_radiographs = ChestXray14DataModule(
-        radiographs, content="normal", fractions=FRACTIONS
-    )
+    background_radiographs = ChestXray14Collection(radiographs)
     place_radiographs(
-        background_radiographs, store, tmp_path / "out", "train", 3, diameter_mm=DIAMETER_MM, seed=3
+        background_radiographs,
+        store,
+        tmp_path / "out",
+        "train",
+        FRACTIONS,
+        per_radiograph=3,
+        diameter_mm=DIAMETER_MM,
+        seed=3,
     )
     table = pd.read_csv(tmp_path / "out/requests.csv", dtype={"patient_id": str})
     of_radiographs = {split_of(patient, 0, FRACTIONS) for patient in table["patient_id"]}
@@ -52,7 +57,8 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
         store,
         tmp_path / "again",
         "train",
-        3,
+        FRACTIONS,
+        per_radiograph=3,
         diameter_mm=DIAMETER_MM,
         seed=3,
     )
@@ -63,9 +69,7 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
 def test_each_copy_of_a_radiograph_has_nodules_of_its_own(
     store: Path, radiographs: Path, tmp_path: Path
 ) -> None:
-    background_radiographs = ChestXray14DataModule(
-        radiographs, content="normal", fractions=FRACTIONS
-    )
+    background_radiographs = ChestXray14Collection(radiographs)
     place_radiographs(
         background_radiographs, store, tmp_path, per_radiograph=2, copies=3, diameter_mm=DIAMETER_MM
     )
@@ -89,7 +93,7 @@ def test_places_lie_in_given_lungs(store: Path, radiographs: Path, tmp_path: Pat
     words = [
         "place-radiographs",
         "--background_radiographs",
-        "ChestXray14DataModule",
+        "ChestXray14Collection",
         "--background_radiographs.root",
         str(radiographs),
     ]
@@ -108,7 +112,7 @@ def test_faults_are_named(
     words = [
         "place-radiographs",
         "--background_radiographs",
-        "ChestXray14DataModule",
+        "ChestXray14Collection",
         "--background_radiographs.root",
         str(radiographs),
     ]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import FolderDataModule
 from datamodules.batch import Roi
+from datamodules.radiographs import FolderDataModule
 from noduleforge.cli import main
 from noduleforge.prepare import projections
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules import LIDCDataModule
 from datamodules.batch import Roi
 from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.lidc import LIDCDataModule
 from noduleforge.cli import main
 from noduleforge.prepare.volumes import prepare_volumes
 

@@ -78,14 +78,9 @@ def small_autoencoder(small: Path, overlay: dict[str, Any]) -> Path:
 def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     """Arguments that make a radiograph config small, write to a folder of its own."""
     common = {"batch_size": 2, "cache_dir": str(root.parent / "cache")}
-    if "parts" in data:
-        parts = {name: part | common for name, part in data["parts"].items()}
-        data = {"parts": {name: _part(settings) for name, settings in parts.items()}}
-    else:
-        data = data | common
     overlay: dict[str, Any] = {
         "model": {"init_args": {**SMALL_RADIOGRAPHS, **model}},
-        "data": {"init_args": data},
+        "data": {"init_args": data | common},
         "trainer": {**SHRUNKEN["trainer"], "default_root_dir": str(root)},
     }
     if "classifier" in root.name:
@@ -96,10 +91,6 @@ def shrink(root: Path, data: dict[str, Any], **model: Any) -> list[str]:
     file = root.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(overlay))
     return ["--config", str(file)]
-
-
-def _part(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"class_path": "SuperimposedDataModule", "init_args": settings}
 
 
 def write_jsrt(root: Path) -> None:

@@ -9,19 +9,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 from tqdm import tqdm
 
-from datamodules.base import Split, raise_together, split_by_patient
+from datamodules.collections.lidc import read_table
+from datamodules.collections.radiographs import (
+    Content,
+    RadiographCollection,
+    RadiographRegions,
+)
 from datamodules.digest import sha256
+from datamodules.hounsfield import TYPICAL_LUNG_HU
 from datamodules.io.radiographs import lung_point, read_lungs
 from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
-from datamodules.lidc import read_table
-from datamodules.radiographs import RadiographDataModule, RadiographDataset
 from datamodules.ratings import CHARACTERISTICS, characteristics
-
-LUNG_HU = -850.0
-"""Lung around a nodule, where a patch shows none."""
+from datamodules.splits import Split, split_by_patient
+from datamodules.tables import raise_together
 
 CONTRAST = {1: 0.08, 2: 0.13, 3: 0.19, 4: 0.26, 5: 0.34}
 """By subtlety: how much brighter a ball of soft tissue is in its middle, as a share of the
@@ -45,9 +47,11 @@ def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[n
         The nodule's excess in mm of water and its outline, `(row, column)` at the patch's spacing
         along z and x; the first row is the patient's upper end.
     """
+    from scipy import ndimage
+
     inside = mask.array > 0
     around = ndimage.binary_dilation(inside, iterations=3) & ~inside & (image.array < -500)
-    lung = float(np.median(image.array[around])) if around.any() else LUNG_HU
+    lung = float(np.median(image.array[around])) if around.any() else TYPICAL_LUNG_HU
     excess = np.where(inside, np.clip(image.array - lung, 0, None), 0) / 1000
     water = excess.sum(1) * image.spacing_mm[1]
     outline: NDArray[np.bool_] = np.any(inside, axis=1)
@@ -74,11 +78,13 @@ def superimpose(
         The radiograph with the nodule, in the radiograph's type, and the nodule's mask on the
         radiograph.
     """
+    from scipy import ndimage
+
     water, outline = project(image, mask)
     step = np.divide(radiograph.spacing_mm, (image.spacing_mm[0], image.spacing_mm[2]))
     offset = (np.asarray(water.shape) - 1) / 2 - np.asarray(center) * step
     low, high = np.percentile(radiograph.array, (1, 99))
-    water_per_mm = (0 - LUNG_HU) / 1000
+    water_per_mm = (0 - TYPICAL_LUNG_HU) / 1000
     ball = equivalent_diameter_mm(mask.array, mask.spacing_mm) * water_per_mm
     contrast = np.interp(subtlety, list(CONTRAST), list(CONTRAST.values()))
 
@@ -107,11 +113,13 @@ def _patch(path: Path, changed_ns: int) -> Volume:
     return read_volume(path)
 
 
-class SuperimposedDataset(RadiographDataset):
+class SuperimposedNodules(RadiographRegions):
     """Nodules of CT in radiographs.
 
     Rows also have `nodule_image`, `nodule_mask` and `radiograph_patient_id`.
     """
+
+    image_per_row = True
 
     @property
     def patients(self) -> set[str]:
@@ -120,7 +128,7 @@ class SuperimposedDataset(RadiographDataset):
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes, the ROI and the contrast."""
-        yield json.dumps([LUNG_HU, CONTRAST])
+        yield json.dumps([TYPICAL_LUNG_HU, CONTRAST])
         yield from self.settings()
         columns = ["path", "nodule_image", "nodule_mask"]
         yield self.table.drop(columns=columns).to_json(orient="split")
@@ -143,15 +151,20 @@ class SuperimposedDataset(RadiographDataset):
         if not inside.any():
             message = (
                 f"Nodule {row['name']} comes to lie outside its radiograph: give patches whose "
-                f"middle is "
-                "the nodule, not whole volumes"
+                "middle is the nodule, not whole volumes"
             )
             raise ValueError(message)
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
         return radiograph, inside, (middle[0], middle[1])
 
+    def requests(self) -> "SuperimposedRequests":
+        """The same radiographs as they are, with the masks of the nodules."""
+        return SuperimposedRequests(
+            self.table, self.attributes, self.roi, self.split_seed, self.lungs
+        )
 
-class SuperimposedRequests(SuperimposedDataset):
+
+class SuperimposedRequests(SuperimposedNodules):
     """The same places and masks, on radiographs without the nodule."""
 
     def nodule(self, row: dict[str, Any]) -> tuple[Volume, NDArray[np.bool_], tuple[float, float]]:
@@ -160,40 +173,40 @@ class SuperimposedRequests(SuperimposedDataset):
         return self.radiograph(row), inside, center
 
 
-class SuperimposedDataModule(RadiographDataModule):
+class SuperimposedCollection(RadiographCollection):
     """Real nodules with LIDC's ratings, projected into real radiographs without a nodule.
 
     No public set of radiographs says whether a nodule is calcified, what its border and its texture
     are: here the labels come from the readers of the CT (`characteristics`), subtlety sets the
     contrast, and the mask is exact. Nodules and radiographs are both split by their patients.
-    Prediction asks for nodules like the test split's, in its radiographs as they are.
     """
 
     attributes = CHARACTERISTICS
-    dataset_class = SuperimposedDataset
+    regions = SuperimposedNodules
 
     def __init__(
         self,
         root: Path,
-        background_radiographs: RadiographDataModule,
+        background_radiographs: RadiographCollection,
         csv: str = "nodules.csv",
         columns: dict[str, str] | None = None,
+        select: str | None = None,
         only: dict[str, float] | None = None,
         min_diameter_mm: float = 0.0,
         radiographs_per_nodule: int = 4,
         training_radiographs_per_nodule: int | None = None,
         subtlety: Literal["rated", "drawn"] = "rated",
-        **settings: Any,
+        lungs: Path | None = None,
     ) -> None:
-        """Describe the data.
+        """Say what there is.
 
         Args:
-            root: folder of CT nodules as `LIDCDataModule` reads it, in 3D; patches with the nodule
+            root: folder of CT nodules as `LIDCCollection` reads it, in 3D; patches with the nodule
                 in their middle, not whole volumes.
-            background_radiographs: whose radiographs without a nodule are used; of its settings
-                only those of its files count.
+            background_radiographs: whose radiographs without a nodule are used.
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
+            select: a pandas query over the table of nodules, in its own column names.
             only: the characteristics that nodules must have, such as {calcified: 1}.
             min_diameter_mm: leave out nodules in CT that are smaller, by the ball of their mask's
                 volume: under some 8 mm hardly any is seen on a radiograph. Above 0 reads every
@@ -202,25 +215,24 @@ class SuperimposedDataModule(RadiographDataModule):
             training_radiographs_per_nodule: the same for the training split; null for as many.
             subtlety: `rated` is the one in CT; `drawn` is drawn by chance, 1 to 5, for each nodule
                 and radiograph, since it is the contrast that makes a nodule subtle on a radiograph.
-            settings: see `RadiographDataModule`; `select` is a query over the table of nodules, in
-                its own column names.
+            lungs: folder with lung masks named like the radiographs, where nodules are put; null
+                for those of `background_radiographs`, and without these they lie where upright
+                radiographs have their lungs.
 
         Raises:
             ValueError: If `only` names no characteristic, or a number is out of its range.
         """
-        super().__init__(**settings)
-        of_training = (
+        super().__init__(root, select, lungs or background_radiographs.lungs)
+        in_training = (
             radiographs_per_nodule
             if training_radiographs_per_nodule is None
-            else (training_radiographs_per_nodule)
+            else training_radiographs_per_nodule
         )
-        if min(radiographs_per_nodule, of_training) < 1 or not min_diameter_mm >= 0:
+        if min(radiographs_per_nodule, in_training) < 1 or not min_diameter_mm >= 0:
             message = (
                 f"radiographs_per_nodule is {radiographs_per_nodule}, "
-                f"training_radiographs_per_nodule "
-                f"{training_radiographs_per_nodule} and min_diameter_mm {min_diameter_mm}: give "
-                f"at least "
-                "one radiograph and 0 mm"
+                f"training_radiographs_per_nodule {training_radiographs_per_nodule} and "
+                f"min_diameter_mm {min_diameter_mm}: give at least one radiograph and 0 mm"
             )
             raise ValueError(message)
         for name in only or {}:
@@ -228,13 +240,12 @@ class SuperimposedDataModule(RadiographDataModule):
                 message = f"only names {name!r}, expected some of {', '.join(CHARACTERISTICS)}"
                 raise ValueError(message)
         self.only = only or {}
-        self.root = Path(root)
         self.background_radiographs = background_radiographs
         self.csv = csv
         self.columns = columns
         self.min_diameter_mm = min_diameter_mm
         self.radiographs_per_nodule = radiographs_per_nodule
-        self.training_radiographs_per_nodule = of_training
+        self.training_radiographs_per_nodule = in_training
         self.subtlety = subtlety
 
     def nodules(self) -> pd.DataFrame:
@@ -278,17 +289,29 @@ class SuperimposedDataModule(RadiographDataModule):
         return table
 
     def normal_radiographs(self) -> pd.DataFrame:
-        """The background radiograph's radiographs without a nodule."""
+        """The background radiographs."""
         return self.background_radiographs.normal_radiographs()
 
-    def parts(self) -> dict[Split, pd.DataFrame]:
+    def split(
+        self, table: pd.DataFrame, fractions: tuple[float, float, float], split_seed: int
+    ) -> dict[Split, pd.DataFrame]:
+        """Divide radiographs as their own collection does, which may have an official list."""
+        return self.background_radiographs.split(table, fractions, split_seed)
+
+    def parts(
+        self,
+        fractions: tuple[float, float, float],
+        split_seed: int,
+        content: Content = "nodules",
+        points_per_radiograph: int = 1,
+    ) -> dict[Split, pd.DataFrame]:
         """Split nodules and radiographs by patient; each nodule gets radiographs of its split.
 
         Raises:
             ValueError: If a nodule has no subtlety, or a split has nodules but no radiograph.
         """
-        if self.content == "normal":
-            return super().parts()
+        if content == "normal":
+            return super().parts(fractions, split_seed, content, points_per_radiograph)
         nodules = self.nodules()
         if self.subtlety == "rated":
             raise_together(
@@ -299,20 +322,13 @@ class SuperimposedDataModule(RadiographDataModule):
                     for name in nodules.loc[nodules["subtlety"].isna(), "nodule_id"]
                 ]
             )
-        # the background_radiographs' own way to split, which may be an official list, with our
-        # shares
-        self.background_radiographs.seed, self.background_radiographs.fractions = (
-            self.seed,
-            self.fractions,
-        )
-        radiographs = self.background_radiographs.split(self.normal_radiographs())
-        parts = split_by_patient(nodules, self.seed, self.fractions)
+        radiographs = self.split(self.normal_radiographs(), fractions, split_seed)
+        parts = split_by_patient(nodules, split_seed, fractions)
         raise_together(
             [
                 f"The {split} split has {len(part)} nodules, but the background_radiographs have "
-                f"no radiograph in it: "
-                "give background_radiographs with radiographs in every split, or fractions "
-                "without a share for it"
+                "no radiograph in it: give background_radiographs with radiographs in every split, "
+                "or fractions without a share for it"
                 for split, part in parts.items()
                 if len(part) and radiographs[split].empty
             ]
@@ -323,12 +339,6 @@ class SuperimposedDataModule(RadiographDataModule):
             split: self._pair(part, radiographs[split], number[split])
             for split, part in parts.items()
         }
-
-    def requests(self, table: pd.DataFrame) -> RadiographDataset:
-        """The radiographs of the test split as they are, with the masks of its nodules."""
-        if self.content == "normal":
-            return super().requests(table)
-        return self._make(SuperimposedRequests, table, 1)
 
     def _pair(self, nodules: pd.DataFrame, radiographs: pd.DataFrame, number: int) -> pd.DataFrame:
         """Give each nodule some radiographs; the first ones do not depend on how many."""

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from datamodules.batch import Roi
-from datamodules.chestxray14 import ChestXray14DataModule, read_boxes, read_entries
+from datamodules.collections.chestxray14 import read_boxes, read_entries
+from datamodules.radiographs import ChestXray14DataModule
 
 ENTRIES = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"

@@ -8,17 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.base import split_by_patient
 from datamodules.batch import Roi
-from datamodules.io.volumes import Volume, write_volume
-from datamodules.radiographs import RadiographDataModule
-from datamodules.ratings import characteristics
-from datamodules.superimposed import (
-    CONTRAST,
-    SuperimposedDataModule,
-    project,
-    superimpose,
+from datamodules.collections import (
+    RadiographCollection,
+    SuperimposedCollection,
 )
+from datamodules.collections.superimposed import CONTRAST, project, superimpose
+from datamodules.io.volumes import Volume, write_volume
+from datamodules.radiographs import SuperimposedDataModule
+from datamodules.ratings import characteristics
+from datamodules.splits import split_by_patient
 
 
 def ball(hu: float = 0.0, radius: float = 6.0, side: int = 25) -> tuple[Volume, Volume]:
@@ -118,13 +117,11 @@ def test_labels_follow_the_ratings(ratings: dict[str, float], expected: dict[str
         np.testing.assert_equal(got[name], value)
 
 
-class Hosts(RadiographDataModule):
+class Hosts(RadiographCollection):
     """Radiographs as files with a header, one for each patient."""
 
-    attributes = ()
-
     def __init__(self, root: Path, radiographs: int = 24) -> None:
-        super().__init__()
+        super().__init__(root)
         self.paths = [root / f"radiograph{number}.mha" for number in range(radiographs)]
         for path in self.paths:
             write_volume(path, radiograph())
@@ -161,8 +158,8 @@ def write_nodules(root: Path, number: int = 24) -> Path:
 
 
 def module(root: Path, **settings: Any) -> SuperimposedDataModule:
-    given = {"fractions": (0.5, 0.2, 0.3), "cache_dir": None, "seed": 1, **settings}
-    data = SuperimposedDataModule(write_nodules(root), Hosts(root), **given)
+    given = {"roi": Roi(32), "fractions": (0.5, 0.2, 0.3), "cache_dir": None, "split_seed": 1}
+    data = SuperimposedDataModule(write_nodules(root), Hosts(root), **{**given, **settings})
     data.setup()
     return data
 
@@ -172,7 +169,7 @@ def test_nodules_and_radiographs_are_split_by_patient(tmp_path: Path) -> None:
     radiographs: list[set[Path]] = []
     patients: list[set[str]] = []
     for split in ("train", "val", "test"):
-        table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
+        table: pd.DataFrame = data.datasets[split].table
         radiographs.append(set(table["path"]))
         patients.append(set(table["patient_id"]))
         assert table["name"].is_unique
@@ -187,8 +184,8 @@ def test_training_nodules_may_come_in_more_radiographs(tmp_path: Path) -> None:
     two = module(tmp_path, radiographs_per_nodule=1, training_radiographs_per_nodule=2)
     for split in ("val", "test"):
         assert two.datasets[split].fingerprint == one.datasets[split].fingerprint
-    less: pd.DataFrame = one.datasets["train"].table  # type: ignore[attr-defined]
-    more: pd.DataFrame = two.datasets["train"].table  # type: ignore[attr-defined]
+    less: pd.DataFrame = one.datasets["train"].table
+    more: pd.DataFrame = two.datasets["train"].table
     assert (more.groupby("nodule_id").size() == 2).all()
     kept = more[more["name"].isin(less["name"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, less)
@@ -199,12 +196,10 @@ def test_training_nodules_may_come_in_more_radiographs(tmp_path: Path) -> None:
 def test_small_nodules_may_be_left_out(tmp_path: Path) -> None:
     root = write_nodules(tmp_path)  # balls of 12 mm
     write_volume(root / "mask0.mha", ball(radius=3.0)[1])
-    chosen = {"fractions": (0.5, 0.2, 0.3), "cache_dir": None, "min_diameter_mm": 10}
-    data = SuperimposedDataModule(root, Hosts(root), **chosen)
+    data = SuperimposedCollection(root, Hosts(root), min_diameter_mm=10)
     assert {*data.nodules()["nodule_id"]} == {f"n{i}" for i in range(1, 24)}
-    data.min_diameter_mm = 15
     with pytest.raises(ValueError, match="no nodule of 15 mm or more: lower min_diameter_mm"):
-        data.nodules()
+        SuperimposedCollection(root, Hosts(root), min_diameter_mm=15).nodules()
 
 
 def test_an_item_is_centred_labelled_and_the_same_each_time(tmp_path: Path) -> None:
@@ -237,7 +232,7 @@ def test_nodules_are_chosen_by_characteristic_and_by_column(tmp_path: Path) -> N
 def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
     prints = {
         module(tmp_path, **settings).datasets["train"].fingerprint
-        for settings in ({}, {"roi": Roi(64, 0.5)}, {"roi": Roi(32)}, {"seed": 2})
+        for settings in ({}, {"roi": Roi(64)}, {"roi": Roi(32, 0.5)}, {"split_seed": 2})
     }
     assert len(prints) == 4
     (tmp_path / "lungs").mkdir()
@@ -249,13 +244,13 @@ def test_the_fingerprint_names_what_the_items_depend_on(tmp_path: Path) -> None:
 
 def test_drawn_subtlety_belongs_to_nodule_and_radiograph(tmp_path: Path) -> None:
     data = module(tmp_path, subtlety="drawn", radiographs_per_nodule=10).datasets["train"]
-    table: pd.DataFrame = data.table  # type: ignore[attr-defined]
+    table: pd.DataFrame = data.table
     shares = table["subtlety"].value_counts(normalize=True)
     assert sorted(shares.index) == [1, 2, 3, 4, 5]
     assert shares.min() > 0.1
     assert table.groupby("nodule_id")["subtlety"].nunique().min() > 1
     obvious = module(tmp_path, subtlety="drawn", radiographs_per_nodule=10, only={"subtlety": 5})
-    chosen: pd.DataFrame = obvious.datasets["train"].table  # type: ignore[attr-defined]
+    chosen: pd.DataFrame = obvious.datasets["train"].table
     assert set(chosen["name"]) == set(table.loc[table["subtlety"] == 5, "name"])
 
 
@@ -275,21 +270,49 @@ def test_requests_are_the_test_nodules_in_radiographs_without_them(tmp_path: Pat
 
 def test_the_hosts_split_is_kept(tmp_path: Path) -> None:
     class Official(Hosts):
-        def split(self, table: pd.DataFrame) -> Any:
+        def split(self, table: pd.DataFrame, fractions: Any, split_seed: int) -> Any:
             tested = table["name"].isin(["radiograph0", "radiograph1", "radiograph2"])
-            rest = split_by_patient(table[~tested], self.seed, (0.7, 0.3, 0.0))
+            rest = split_by_patient(table[~tested], split_seed, (0.7, 0.3, 0.0))
             return {**rest, "test": table[tested]}
 
-    data = SuperimposedDataModule(
-        write_nodules(tmp_path), Official(tmp_path), fractions=(0.5, 0.2, 0.3), seed=1
-    )
+    settings: dict[str, Any] = {"roi": Roi(32), "fractions": (0.5, 0.2, 0.3), "split_seed": 1}
+    data = SuperimposedDataModule(write_nodules(tmp_path), Official(tmp_path), **settings)
     data.setup()
     for split in ("train", "val", "test"):
-        table: pd.DataFrame = data.datasets[split].table  # type: ignore[attr-defined]
+        table: pd.DataFrame = data.datasets[split].table
         official = {
             path.stem in ("radiograph0", "radiograph1", "radiograph2") for path in table["path"]
         }
         assert official == {split == "test"}
+
+
+def test_parts_are_trained_side_by_side(tmp_path: Path) -> None:
+    wanted = {"calcified": {"calcified": 1.0}, "plain": {"calcified": 0.0}}
+    data = module(tmp_path, parts=wanted, batch_size=4)
+    alone = {name: module(tmp_path, only=having, batch_size=4) for name, having in wanted.items()}
+    for name, part in data.parts.items():
+        assert part.fingerprint == alone[name].datasets["train"].fingerprint
+    loaders = [alone[name].train_dataloader() for name in wanted]
+    for (batch, _, _), *expected in zip(data.train_dataloader(), *loaders, strict=True):
+        assert [batch[name]["name"] for name in wanted] == [one["name"] for one in expected]
+    for split in ("val", "test", "predict"):
+        first = alone["calcified"].datasets[split]
+        assert data.datasets[split].fingerprint == first.fingerprint
+    seen = [one.training_patients for one in alone.values()]
+    assert data.training_patients == seen[0] | seen[1]
+    both = module(tmp_path, parts=wanted, only={"subtlety": 3}, fractions=(1, 0, 0))
+    for part in both.parts.values():
+        assert set(part.table["subtlety"]) == {3}
+    with pytest.raises(ValueError, match="only names 'round'"):
+        module(tmp_path, parts={"a": {"round": 1}})
+
+
+def test_the_radiographs_own_lungs_are_used(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    hosts.lungs = tmp_path / "lungs"
+    assert SuperimposedCollection(tmp_path, hosts).lungs == tmp_path / "lungs"
+    own = SuperimposedCollection(tmp_path, hosts, lungs=tmp_path / "others")
+    assert own.lungs == tmp_path / "others"
 
 
 def test_points_without_a_nodule_leave_the_radiograph_alone(tmp_path: Path) -> None:
@@ -305,6 +328,6 @@ def test_a_nodule_without_subtlety_is_refused(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "nodules.csv").astype({"subtlety": float})
     table.loc[3, "subtlety"] = np.nan
     table.to_csv(tmp_path / "nodules.csv", index=False)
-    data = SuperimposedDataModule(tmp_path, Hosts(tmp_path), fractions=(0, 0, 1))
+    data = SuperimposedDataModule(tmp_path, Hosts(tmp_path), roi=Roi(32), fractions=(0, 0, 1))
     with pytest.raises(ValueError, match="nodule n3 has no subtlety"):
         data.setup()

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datamodules.base import raise_together
+from datamodules.collections.radiographs import RadiographCollection
 from datamodules.io.radiographs import JSRT_SIDE, JSRT_SPACING_MM
-from datamodules.radiographs import RadiographDataModule
+from datamodules.tables import raise_together, select_rows
 
 COLUMNS = (
     "file", "subtlety", "size_mm", "age", "sex", "x", "y", "malignancy", "location", "diagnosis",
@@ -78,29 +78,21 @@ def _row(row: dict[str, str]) -> dict[str, Any]:
     return {"name": stem, "malignant": malignant, **values}
 
 
-class JSRTDataModule(RadiographDataModule):
+class JSRTCollection(RadiographCollection):
     """JSRT's 247 radiographs: 154 with a nodule, 93 without.
 
-    The files are used as they are shipped. A nodule's mask is the disc of the table's diameter; in
+    `root` has the `.IMG` files, in whatever subfolders, and `CLNDAT_EN.txt`. They are used as they
+    are shipped. A nodule's mask is the disc of the table's diameter; in
     14 radiographs it lies outside the lung field, behind heart or diaphragm. Each radiograph is of
     another patient.
     """
 
     attributes = ("subtlety", "malignant", "age")
 
-    def __init__(self, root: Path, **settings: Any) -> None:
-        """Describe the data.
-
-        Args:
-            root: folder with the `.IMG` files, in whatever subfolders, and `CLNDAT_EN.txt`.
-            settings: see `RadiographDataModule`.
-        """
-        super().__init__(**settings)
-        self.root = Path(root)
-
     def nodules(self) -> pd.DataFrame:
         """The rows of `CLNDAT_EN.txt`."""
-        table = read_table(self.root / "CLNDAT_EN.txt")
+        path = self.root / "CLNDAT_EN.txt"
+        table = select_rows(read_table(path), self.select, str(path))
         radius = table["size_mm"] / 2 / JSRT_SPACING_MM
         files = self.files()
         table["path"] = table["name"].map(lambda name: files.get(name, self.root / f"{name}.IMG"))
@@ -118,9 +110,10 @@ class JSRTDataModule(RadiographDataModule):
                 f"{self.root} has no JPCNN*.IMG, JSRT's radiographs without a nodule: add them"
             )
             raise FileNotFoundError(message)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {"name": list(files), "patient_id": list(files), "path": list(files.values())}
-        ).assign(spacing_mm=None)
+        )
+        return select_rows(table.assign(spacing_mm=None), self.select, f"{self.root}/JPCNN*.IMG")
 
     def files(self) -> dict[str, Path]:
         """The `.IMG` files by their names without ending, in capitals."""

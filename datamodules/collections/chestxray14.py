@@ -1,15 +1,18 @@
 """The NIH's ChestX-ray14 (Wang et al., CVPR 2017) as it is shipped."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
-from datamodules.base import Split, check_no_patient_crosses, raise_together, split_by_patient
+from datamodules.collections.radiographs import RadiographCollection
 from datamodules.io.radiographs import lies_on_its_side, read_grey
-from datamodules.radiographs import RadiographDataModule
+from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
+from datamodules.tables import raise_together, select_rows
+
+log = logging.getLogger(__name__)
 
 SIDE = 1024
 """Pixels along each side of the images, which radiographs of any size were resized to."""
@@ -98,7 +101,7 @@ def _read(path: Path, **settings: Any) -> pd.DataFrame:
     return table
 
 
-class ChestXray14DataModule(RadiographDataModule):
+class ChestXray14Collection(RadiographCollection):
     """ChestX-ray14: the boxes labelled Nodule, or radiographs without nodule and mass.
 
     A nodule's mask is the ellipse that its box encloses. Images are found by name, in `images_001`
@@ -109,17 +112,16 @@ class ChestXray14DataModule(RadiographDataModule):
     that is used is looked at once, and what lies on its side is named in the log and left out.
     """
 
-    attributes = ()
-
     def __init__(
         self,
         root: Path,
         entries: str = "Data_Entry_2017_v2020.csv",
         boxes: str = "BBox_List_2017.csv",
         sideways: Literal["leave_out", "keep"] = "leave_out",
-        **settings: Any,
+        select: str | None = None,
+        lungs: Path | None = None,
     ) -> None:
-        """Describe the data.
+        """Say what there is.
 
         Args:
             root: folder with the tables and images.
@@ -127,10 +129,12 @@ class ChestXray14DataModule(RadiographDataModule):
             boxes: name of the table of boxes in `root`.
             sideways: what to do with images that lie on their side; where `leave_out` is wrong
                 about some, turn those that are wrong upright, and `keep` all.
-            settings: see `RadiographDataModule`.
+            select: a pandas query that says which rows to use, over the columns of the table of
+                nodules, or of the one of radiographs where these are what is looked at.
+            lungs: folder with lung masks named like the radiographs, where points without a nodule
+                lie; without it they lie where upright radiographs have their lungs.
         """
-        super().__init__(**settings)
-        self.root = Path(root)
+        super().__init__(root, select, lungs)
         self.entries = entries
         self.boxes = boxes
         self.sideways = sideways
@@ -143,7 +147,7 @@ class ChestXray14DataModule(RadiographDataModule):
         """
         boxes = read_boxes(self.root / self.boxes).query("finding == 'Nodule'")
         table = boxes.merge(self._images(), on="image", how="inner")
-        rank_zero_info(f"{self.boxes}: {len(table)} of {len(boxes)} nodules have their image")
+        log.info("%s: %d of %d nodules have their image", self.boxes, len(table), len(boxes))
         if table.empty:
             message = (
                 f"{self.root} has none of the {len(boxes)} images with a nodule's box: "
@@ -151,15 +155,14 @@ class ChestXray14DataModule(RadiographDataModule):
             )
             raise ValueError(message)
         number = table.groupby("image").cumcount().astype(str)
-        return self._upright(
-            table.assign(
-                name=table["image"].str.removesuffix(".png") + "-" + number,
-                half_y=table["height"] / 2,
-                half_x=table["width"] / 2,
-                y=table["y"] + table["height"] / 2,
-                x=table["x"] + table["width"] / 2,
-            )
+        table = table.assign(
+            name=table["image"].str.removesuffix(".png") + "-" + number,
+            half_y=table["height"] / 2,
+            half_x=table["width"] / 2,
+            y=table["y"] + table["height"] / 2,
+            x=table["x"] + table["width"] / 2,
         )
+        return self._upright(select_rows(table, self.select, str(self.root / self.boxes)))
 
     def normal_radiographs(self) -> pd.DataFrame:
         """The images whose findings name neither nodule nor mass.
@@ -172,9 +175,12 @@ class ChestXray14DataModule(RadiographDataModule):
         if table.empty:
             message = f"{self.root} has no image without nodule and mass: add images"
             raise ValueError(message)
-        return self._upright(table.assign(name=table["image"].str.removesuffix(".png")))
+        table = table.assign(name=table["image"].str.removesuffix(".png"))
+        return self._upright(select_rows(table, self.select, str(self.root / self.entries)))
 
-    def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
+    def split(
+        self, table: pd.DataFrame, fractions: tuple[float, float, float], split_seed: int
+    ) -> dict[Split, pd.DataFrame]:
         """Divide by the official list of test images, if it is there.
 
         Raises:
@@ -183,18 +189,18 @@ class ChestXray14DataModule(RadiographDataModule):
         """
         official = self.root / "test_list.txt"
         if not official.is_file():
-            return super().split(table)
+            return super().split(table, fractions, split_seed)
         tested = set(official.read_text().split())
         is_test = table["path"].map(lambda path: path.name in tested)
-        train, val, _ = self.fractions
+        train, val, _ = fractions
         if not train + val:
             message = (
-                f"fractions is {self.fractions}, but test_list.txt says what the test split is: "
+                f"fractions is {fractions}, but test_list.txt says what the test split is: "
                 "give train and val the shares of the rest"
             )
             raise ValueError(message)
         rest = split_by_patient(
-            table[~is_test], self.seed, (train / (train + val), val / (train + val), 0.0)
+            table[~is_test], split_seed, (train / (train + val), val / (train + val), 0.0)
         )
         parts = {**rest, "test": table[is_test]}
         check_no_patient_crosses({name: part["patient_id"] for name, part in parts.items()})
@@ -227,5 +233,5 @@ class ChestXray14DataModule(RadiographDataModule):
         raise_together(errors)
         if turned:
             names = ", ".join(sorted(path.name for path in turned))
-            rank_zero_warn(f"{len(turned)} image(s) lie on their side and are left out: {names}")
+            log.warning("%d image(s) lie on their side and are left out: %s", len(turned), names)
         return table[~table["path"].isin(turned)]

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import FolderDataModule, SuperimposedDataModule
 from datamodules.batch import Roi
+from datamodules.collections import FolderCollection
 from datamodules.io.volumes import Volume, write_volume
+from datamodules.radiographs import FolderDataModule, SuperimposedDataModule
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_the_table_says_split_and_spacing(folder: Path) -> None:
 def test_without_a_split_patients_are_divided(folder: Path) -> None:
     table = pd.read_csv(folder / "radiographs.csv").drop(columns="split")
     table.to_csv(folder / "radiographs.csv", index=False)
-    data = FolderDataModule(folder, fractions=(0.5, 0.0, 0.5), seed=1)
+    data = FolderDataModule(folder, roi=Roi(16), fractions=(0.5, 0.0, 0.5), split_seed=1)
     data.setup()
     patients = {
         name: set(part.table["patient_id"]) for name, part in data.datasets.items() if len(part)
@@ -67,8 +68,12 @@ def test_without_a_split_patients_are_divided(folder: Path) -> None:
 
 
 def test_they_are_hosts(folder: Path, store: Path) -> None:
-    settings: dict[str, Any] = {"radiographs_per_nodule": 1, "fractions": (0.6, 0.0, 0.4)}
-    data = SuperimposedDataModule(store, FolderDataModule(folder), **settings)
+    settings: dict[str, Any] = {
+        "roi": Roi(16),
+        "radiographs_per_nodule": 1,
+        "fractions": (0.6, 0.0, 0.4),
+    }
+    data = SuperimposedDataModule(store, FolderCollection(folder), **settings)
     data.setup()
     radiographs = {
         name: {path.stem for path in part.table["path"]}
@@ -82,7 +87,7 @@ def test_they_are_hosts(folder: Path, store: Path) -> None:
         ValueError,
         match=r"val split has .* nodules, but the background_radiographs have no radiograph",
     ):
-        SuperimposedDataModule(store, FolderDataModule(folder), **settings).setup()
+        SuperimposedDataModule(store, FolderCollection(folder), **settings).setup()
 
 
 @pytest.mark.parametrize(
@@ -103,18 +108,18 @@ def test_they_are_hosts(folder: Path, store: Path) -> None:
 def test_faults_are_named(folder: Path, column: str, value: Any, message: str) -> None:
     change(folder, 1, column, value)
     with pytest.raises(ValueError, match=message):
-        FolderDataModule(folder).setup()
+        FolderDataModule(folder, roi=Roi(16)).setup()
 
 
 def test_a_missing_table_column_or_nodule_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nodules\.csv does not exist"):
-        FolderDataModule(folder, content="nodules").setup()
+        FolderDataModule(folder, content="nodules", roi=Roi(16)).setup()
     with pytest.raises(FileNotFoundError, match=r"radiographs\.csv does not exist"):
-        FolderDataModule(tmp_path).setup()
+        FolderDataModule(tmp_path, roi=Roi(16)).setup()
     table = pd.read_csv(folder / "radiographs.csv").drop(columns="spacing_mm")
     table.to_csv(folder / "radiographs.csv", index=False)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) \['spacing_mm'\]"):
-        FolderDataModule(folder).setup()
+        FolderDataModule(folder, roi=Roi(16)).setup()
 
 
 @pytest.fixture
@@ -178,7 +183,7 @@ def test_faulty_masks_are_named(
     n = len(shape)
     for path in nodules.glob("masks/*"):
         write_volume(path, Volume(np.full(shape, value, np.uint8), (1.0,) * n, (0,) * n, np.eye(n)))
-    settings = {"select": "status == 'inserted'", "fractions": (1.0, 0.0, 0.0)}
+    settings = {"select": "status == 'inserted'", "roi": Roi(16), "fractions": (1.0, 0.0, 0.0)}
     data = FolderDataModule(nodules, content="nodules", **settings)
     with pytest.raises(ValueError, match=message):  # noqa: PT012  # some faults show when read
         data.setup()

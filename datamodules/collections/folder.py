@@ -3,22 +3,23 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.base import SPLITS, Split, check_no_patient_crosses, raise_together
+from datamodules.collections.lidc import read_table
+from datamodules.collections.radiographs import RadiographCollection, RadiographRegions
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import Volume, read_grid, read_volume
-from datamodules.lidc import read_table
-from datamodules.radiographs import RadiographDataModule, RadiographDataset
+from datamodules.splits import SPLITS, Split, check_no_patient_crosses
+from datamodules.tables import raise_together, select_rows
 
 COLUMNS = ("image", "patient_id", "spacing_mm")
 
 
-class MaskedDataset(RadiographDataset):
+class MaskedNodules(RadiographRegions):
     """Nodules with a mask on the radiograph's grid; rows also have `nodule_mask`, its file."""
 
     def facts(self) -> Iterable[str]:
@@ -41,15 +42,14 @@ class MaskedDataset(RadiographDataset):
             message = (
                 f"{row['nodule_mask']} has {inside.shape} pixels, {inside.sum()} of them in the "
                 f"nodule, and its radiograph {radiograph.array.shape}: give a mask on the "
-                f"radiograph's grid with the "
-                "nodule in it"
+                "radiograph's grid with the nodule in it"
             )
             raise ValueError(message)
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
         return radiograph, inside, (middle[0], middle[1])
 
 
-class FolderDataModule(RadiographDataModule):
+class FolderCollection(RadiographCollection):
     """Radiographs without a nodule, or nodules with their masks, listed in a table.
 
     Of radiographs without one the table is `radiographs.csv`, with the columns `image` (file
@@ -59,31 +59,27 @@ class FolderDataModule(RadiographDataModule):
     radiograph's grid that says a picture's spacing too.
     """
 
-    attributes = ()
-    dataset_class = MaskedDataset
+    regions = MaskedNodules
 
     def __init__(
         self,
         root: Path,
         csv: str | None = None,
-        content: Literal["nodules", "normal"] = "normal",
-        **settings: Any,
+        select: str | None = None,
+        lungs: Path | None = None,
     ) -> None:
-        """Describe the folder.
+        """Say what there is.
 
         Args:
             root: folder with the table and the radiographs, bone bright.
-            csv: name of the table in `root`; null for `radiographs.csv` or `nodules.csv`.
-            content: `normal`, or `nodules`.
-            settings: see `RadiographDataModule`.
+            csv: name of the table in `root`; null for `radiographs.csv` of radiographs without a
+                nodule, and `nodules.csv` of nodules.
+            select: a pandas query over the table's columns that says which rows to use.
+            lungs: folder with lung masks named like the radiographs, where points without a nodule
+                lie; without it they lie where upright radiographs have their lungs.
         """
-        super().__init__(content=content, **settings)
-        self.root = Path(root)
-        self.csv = csv or ("radiographs.csv" if content == "normal" else "nodules.csv")
-
-    def parts(self) -> dict[Split, pd.DataFrame]:
-        """The rows of each split."""
-        return self.split(self.nodules()) if self.content == "nodules" else super().parts()
+        super().__init__(root, select, lungs)
+        self.csv = csv
 
     def nodules(self) -> pd.DataFrame:
         """Read the table of nodules.
@@ -92,7 +88,7 @@ class FolderDataModule(RadiographDataModule):
             FileNotFoundError: If the table or a mask is missing.
             ValueError: If the table is faulty, or a mask is not 2D.
         """
-        table = read_table(self.root / self.csv, None, self.select)
+        table = read_table(self.root / (self.csv or "nodules.csv"), None, self.select)
         masks = [self.root / name for name in table["mask"]]
         radiographs = [self.root / name for name in table["image"]]
         spacings = [read_grid(mask).spacing_mm for mask in masks]
@@ -118,7 +114,7 @@ class FolderDataModule(RadiographDataModule):
             FileNotFoundError: If there is no table.
             ValueError: If a column is missing or a value is out of its range.
         """
-        path = self.root / self.csv
+        path = self.root / (self.csv or "radiographs.csv")
         if not path.is_file():
             message = f"{path} does not exist: check root and the table's name"
             raise FileNotFoundError(message)
@@ -143,16 +139,19 @@ class FolderDataModule(RadiographDataModule):
                 for row in table[~table["split"].isin(SPLITS)].itertuples()
             ]
         raise_together(errors)
-        return table.assign(
+        table = table.assign(
             name=table["image"].map(lambda name: Path(name).with_suffix("").as_posix()),
             path=table["image"].map(lambda name: self.root / name),
             spacing_mm=spacing.map(lambda value: (value, value)),
         )
+        return select_rows(table, self.select, str(path))
 
-    def split(self, table: pd.DataFrame) -> dict[Split, pd.DataFrame]:
+    def split(
+        self, table: pd.DataFrame, fractions: tuple[float, float, float], split_seed: int
+    ) -> dict[Split, pd.DataFrame]:
         """Divide as the table says, or by patient."""
         if "split" not in table:
-            return super().split(table)
+            return super().split(table, fractions, split_seed)
         parts = {split: table[table["split"] == split] for split in SPLITS}
         check_no_patient_crosses({name: part["patient_id"] for name, part in parts.items()})
         return parts

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from datamodules.batch import Roi
-from datamodules.jsrt import JSRTDataModule, read_table
+from datamodules.collections.jsrt import read_table
+from datamodules.radiographs import JSRTDataModule
 
 LINES = (
     "JPCLN001.IMG\t5\t15\t53\tMale\t1634\t692\tmalignant\tl.upper lobe\tlung cancer",
@@ -42,7 +43,9 @@ def write_radiographs(root: Path, lines: tuple[str, ...] = LINES) -> Path:
 
 
 def module(root: Path, **settings: Any) -> JSRTDataModule:
-    data = JSRTDataModule(root, **{"fractions": (0, 0, 1), "cache_dir": None, **settings})
+    data = JSRTDataModule(
+        root, **{"roi": Roi(32), "fractions": (0, 0, 1), "cache_dir": None, **settings}
+    )
     data.setup()
     return data
 

@@ -1,0 +1,111 @@
+"""Where radiographs come from: whom they show, also where collections contain parts of others."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from datamodules.tables import raise_together
+
+COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
+"""How file names of public collections begin; the group says the patient. NODE21 is made of
+radiographs of these two, of PadChest and of Open-I."""
+
+RENAMED = ("image", "source_id")
+"""Columns of a table of radiographs that were renamed: the file's name now, and in its
+collection."""
+
+
+def origins(row: Mapping[str, Any], source_ids: Mapping[str, str]) -> frozenset[str]:
+    """Say in words whom and what an image shows.
+
+    A radiograph is known by the file name that it had in the collection it comes from. Where this
+    is a name of JSRT's or ChestX-ray14's, it says the patient; patients of all other radiographs
+    go by their `patient_id`. Where a nodule was put into a radiograph, the nodule's patient is one
+    more.
+
+    Args:
+        row: of `RadiographRegions`: `path` and `patient_id`, and `radiograph_patient_id` where a
+            nodule was put into the radiograph.
+        source_ids: of files that were renamed, by their names now, the names that they had; both
+            in capitals, without ending.
+    """
+    now = _stem(row["path"])
+    radiograph = source_ids.get(now, now)
+    found = {f"radiograph {radiograph!r}"} if now in source_ids else set()
+    matches = {name: re.match(pattern, radiograph) for name, pattern in COLLECTIONS.items()}
+    patients = [f"patient {match[1]!r} of {name}" for name, match in matches.items() if match]
+    found.update(patients or [f"patient {whose(row)!r}"])
+    if "radiograph_patient_id" in row:
+        found.add(f"patient {row['patient_id']!r}")
+    return frozenset(found)
+
+
+def whose(row: Mapping[str, Any]) -> str:
+    """The patient of the radiograph, not of a nodule that was put into it."""
+    patient: str = row.get("radiograph_patient_id", row["patient_id"])
+    return patient
+
+
+def read_source_ids(path: Path) -> dict[str, str]:
+    """Read which names radiographs had in the collections that they come from.
+
+    Args:
+        path: a CSV table with the columns `image` and `source_id`, file names.
+
+    Returns:
+        By the name now the name then, both in capitals and without ending.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a column is missing.
+    """
+    if not path.is_file():
+        message = (
+            f"{path} does not exist: give a table of renamed radiographs, or null if there are none"
+        )
+        raise FileNotFoundError(message)
+    table = pd.read_csv(path, dtype=str)
+    if missing := [name for name in RENAMED if name not in table]:
+        message = f"{path} lacks the column(s) {missing} (found: {', '.join(table.columns)})"
+        raise ValueError(message)
+    now, then = (table[name].map(_stem) for name in RENAMED)
+    return dict(zip(now, then, strict=True))
+
+
+def _stem(file: str | Path) -> str:
+    """A file's name in capitals, without ending.
+
+    Synthetic radiographs are called after their source, with a key of six digits behind it.
+    """
+    stem = Path(file).stem.upper()
+    return re.sub(r"^SYNTHETIC-(.+?)(-[0-9A-F]{6})?$", r"\1", stem)
+
+
+def check_no_origin_crosses(
+    shown: Mapping[str, Mapping[str, Iterable[frozenset[str]]]],
+) -> None:
+    """Check that nothing is shown in two splits, whatever the sources.
+
+    Args:
+        shown: of each source and split, what its images show; see `origins`.
+
+    Raises:
+        ValueError: If a patient or a radiograph is in more than one split; all such together.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    crossing: dict[str, str] = {}
+    for source, parts in shown.items():
+        for split, part in parts.items():
+            for origin in sorted(frozenset().union(*part)):
+                before, first = seen.setdefault(origin, (split, source))
+                if before != split:
+                    crossing.setdefault(
+                        origin,
+                        f"The {origin} is in {before} of {first} and in {split} of {source}: give "
+                        "it one patient_id and all sources the same fractions, or leave it out of "
+                        "one",
+                    )
+    raise_together(list(crossing.values()))
