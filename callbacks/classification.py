@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,11 @@ from datamodules.batch import Classification, NoduleBatch
 from datamodules.io.whole_files import written_whole
 from lightning_modules.core.classifier import load_classifier
 from lightning_modules.core.merging import Merging, SynthesizesWithAdapters
-from noduleforge.evaluation.classification import TABLE, class_figures, reliability
+from noduleforge.evaluation.classification import TABLE, class_figures
+from noduleforge.evaluation.probabilities import BINS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ClassificationMetrics(Callback):
@@ -86,6 +90,31 @@ class ClassificationMetrics(Callback):
         with written_whole(root / "calibration.png") as temporary:
             reliability(table).savefig(temporary, dpi=110)
         print(accuracy.to_string(index=False, float_format="{:.3f}".format))
+
+
+def reliability(table: pd.DataFrame) -> "Figure":
+    """Share of positives against the mean probability, in bins, one panel for each class.
+
+    Args:
+        table: of `TABLE`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    names = list(table["characteristic"].unique())
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(2.4 * len(names), 2.6), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            part = table[table["characteristic"] == name]
+            bins = np.minimum((part["calibrated"] * BINS).astype(int), BINS - 1)
+            means = part.groupby(bins)[["calibrated", "label"]].mean()
+            sizes = part.groupby(bins).size()
+            axes.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+            axes.scatter(means["calibrated"], means["label"], s=4 + sizes)
+            axes.set(title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            axes.set_xlabel("probability")
+        figure.supylabel("share")
+    return figure
 
 
 class CharacteristicFidelity(Callback):

@@ -14,13 +14,13 @@ from datamodules.io.whole_files import written_whole
 from noduleforge.evaluation.detection import (
     TABLE,
     THRESHOLDS,
-    draw_froc,
     figures_of,
     measure,
     table_of_candidates,
     table_of_images,
     youden_threshold,
 )
+from noduleforge.evaluation.froc import RATES, sensitivity_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,6 +168,35 @@ class DetectionMetrics(Callback):
             with written_whole(f"{trainer.default_root_dir}/{name}.png") as temporary:
                 figure.savefig(temporary, dpi=110)
         print(figures.to_string(index=False, float_format="{:.3f}".format))
+
+
+def draw_froc(table: pd.DataFrame, figures: pd.DataFrame) -> "Figure":
+    """Sensitivity over false positives per image, with the band of the intervals at `RATES`.
+
+    Args:
+        table: as for `sensitivity_at`.
+        figures: of `figures_of`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    known = figures.set_index("figure")
+    at_rates = known.loc[[f"froc_{rate:g}" for rate in RATES]]
+    rates = np.geomspace(RATES[0], RATES[-1], 200)
+    values = [sensitivity_at(table, np.ones(len(table)), rate) for rate in rates]
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(
+            RATES, at_rates["low"], at_rates["high"], color="tab:blue", alpha=0.2, lw=0
+        )
+        axes.plot(rates, values, color="tab:blue")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("false positives per image")
+        axes.set_ylabel("sensitivity")
+    return figure
 
 
 def draw_detections(radiographs: Sequence[Mapping[str, Any]], threshold: float) -> "Figure":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from datamodules.io.whole_files import written_whole
 from datamodules.patients import GENERATOR, check_generator
 from datamodules.splits import TRAINING_ALONE, check_fractions
 from lightning_modules.core.features import FeatureExtractor
-from noduleforge.evaluation.memorization import draw, summarize
+from noduleforge.evaluation.memorization import QUANTILE, SPACES, summarize
 from noduleforge.nearest import (
     Found,
     Nodules,
@@ -242,6 +243,40 @@ def find_nearest(
             rows.append(row)
     closest = sorted(enumerate(found["synthetic"]), key=lambda item: item[1].distance)
     return pd.DataFrame(rows), closest
+
+
+def draw(table: pd.DataFrame) -> "Figure":
+    """Distributions of the distances of synthetic and of held-out real nodules.
+
+    Args:
+        table: as for `summarize`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    columns = [
+        (space, suffix, title)
+        for space in SPACES
+        if space in table
+        for suffix, title in (("", "all"), ("_other_patients", "of other patients"))
+    ]
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(3.2 * len(columns), 2.6), layout="constrained")
+        for axes, (space, suffix, title) in zip(
+            figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
+        ):
+            values = table[space + suffix]
+            edges = np.linspace(values.min(), values.quantile(0.99), 31)
+            for kind, colour in (("held-out", "0.6"), ("synthetic", "tab:orange")):
+                of_kind = values[table["kind"] == kind]
+                axes.hist(of_kind, edges, density=True, color=colour, alpha=0.6, label=kind)
+            limit = values[table["kind"] == "held-out"].quantile(QUANTILE)
+            axes.axvline(limit, color="k", lw=0.8, ls=":")
+            axes.set_title(f"{space}, training nodules: {title}")
+            axes.set_xlabel(f"{SPACES[space]} to the nearest")
+            axes.set_yticks([])
+            axes.legend(frameon=False)
+    return figure
 
 
 def side_by_side(

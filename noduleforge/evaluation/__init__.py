@@ -1,1 +1,1 @@
-"""Figures of what models answer, from tables: numpy and pandas alone."""
+"""Figures of what models answer, from tables: numpy, pandas and scipy alone."""

@@ -1,16 +1,12 @@
 """Figures of a classifier: by characteristic, with intervals over patients."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from noduleforge.evaluation.bootstrap import Estimate, estimate, interval, patient_weights
-from noduleforge.evaluation.probabilities import BINS, CALIBRATION, FIGURES
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from noduleforge.evaluation.probabilities import CALIBRATION, FIGURES
 
 TABLE = "classification.csv"
 """What is said of every nodule, one nodule and characteristic a row: `name`, `patient_id`,
@@ -67,28 +63,3 @@ def estimates(table: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
             draws = np.mean([each.draws for each in of_names], axis=0)
             found[group, figure] = Estimate(value, draws, table["name"].nunique())
     return found
-
-
-def reliability(table: pd.DataFrame) -> "Figure":
-    """Share of positives against the mean probability, in bins, one panel for each class.
-
-    Args:
-        table: of `TABLE`.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    names = list(table["characteristic"].unique())
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(2.4 * len(names), 2.6), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            part = table[table["characteristic"] == name]
-            bins = np.minimum((part["calibrated"] * BINS).astype(int), BINS - 1)
-            means = part.groupby(bins)[["calibrated", "label"]].mean()
-            sizes = part.groupby(bins).size()
-            axes.plot([0, 1], [0, 1], color="0.7", lw=0.8)
-            axes.scatter(means["calibrated"], means["label"], s=4 + sizes)
-            axes.set(title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            axes.set_xlabel("probability")
-        figure.supylabel("share")
-    return figure

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,6 @@ from noduleforge.evaluation.froc import (
     sensitivity_at,
 )
 from noduleforge.evaluation.probabilities import auroc, share
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TABLE = "detection.csv"
 """What is said of every image."""
@@ -196,32 +193,3 @@ def table_of_candidates(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(found, columns=["image", "score", "y", "x", "nodule"])
     table = table.astype({"nodule": "Int64"})
     return table.assign(hit=table["nodule"].notna().astype(int))
-
-
-def draw_froc(table: pd.DataFrame, figures: pd.DataFrame) -> "Figure":
-    """Sensitivity over false positives per image, with the band of the intervals at `RATES`.
-
-    Args:
-        table: as for `sensitivity_at`.
-        figures: of `figures_of`.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    known = figures.set_index("figure")
-    at_rates = known.loc[[f"froc_{rate:g}" for rate in RATES]]
-    rates = np.geomspace(RATES[0], RATES[-1], 200)
-    values = [sensitivity_at(table, np.ones(len(table)), rate) for rate in rates]
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-        axes = figure.subplots()
-        axes.fill_between(
-            RATES, at_rates["low"], at_rates["high"], color="tab:blue", alpha=0.2, lw=0
-        )
-        axes.plot(rates, values, color="tab:blue")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("false positives per image")
-        axes.set_ylabel("sensitivity")
-    return figure

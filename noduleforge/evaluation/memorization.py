@@ -1,14 +1,11 @@
 """How near synthetic nodules are to training nodules, next to held-out real ones."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from noduleforge.evaluation.bootstrap import interval, patient_weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SPACES = {"voxels": "root mean square difference", "features": "Euclidean distance"}
 QUANTILE = 0.05
@@ -53,37 +50,3 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
             same = made[f"{space}_same_patient"].mean() if which == "all" else 0.0
             rows.append({**row, "same patient": same})
     return pd.DataFrame(rows)
-
-
-def draw(table: pd.DataFrame) -> "Figure":
-    """Distributions of the distances of synthetic and of held-out real nodules.
-
-    Args:
-        table: as for `summarize`.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    columns = [
-        (space, suffix, title)
-        for space in SPACES
-        if space in table
-        for suffix, title in (("", "all"), ("_other_patients", "of other patients"))
-    ]
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(3.2 * len(columns), 2.6), layout="constrained")
-        for axes, (space, suffix, title) in zip(
-            figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
-        ):
-            values = table[space + suffix]
-            edges = np.linspace(values.min(), values.quantile(0.99), 31)
-            for kind, colour in (("held-out", "0.6"), ("synthetic", "tab:orange")):
-                of_kind = values[table["kind"] == kind]
-                axes.hist(of_kind, edges, density=True, color=colour, alpha=0.6, label=kind)
-            limit = values[table["kind"] == "held-out"].quantile(QUANTILE)
-            axes.axvline(limit, color="k", lw=0.8, ls=":")
-            axes.set_title(f"{space}, training nodules: {title}")
-            axes.set_xlabel(f"{SPACES[space]} to the nearest")
-            axes.set_yticks([])
-            axes.legend(frameon=False)
-    return figure

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from callbacks.classification import ClassificationMetrics
+from callbacks.classification import ClassificationMetrics, reliability
 from datamodules.batch import Classification
 
 
@@ -38,6 +38,12 @@ def test_what_is_known_is_written(tmp_path: Path) -> None:
     accuracy = pd.read_csv(tmp_path / "accuracy.csv", index_col="figure")
     assert accuracy.loc["auroc", "value"] == 1
     assert (tmp_path / "calibration.png").stat().st_size > 2_000
+
+
+def test_each_class_has_its_panel() -> None:
+    table = pd.DataFrame({"characteristic": ["a", "b", "b"], "label": [0, 1, 0]})
+    figure = reliability(table.assign(calibrated=[0.05, 0.95, 1.0]))
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
 
 
 def test_nodules_without_a_rating_cannot_be_judged() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from noduleforge.evaluation.classification import class_figures, reliability
+from noduleforge.evaluation.classification import class_figures
 from noduleforge.evaluation.probabilities import auroc, average_precision
 
 
@@ -50,4 +50,3 @@ def test_every_class_and_their_means(judged: pd.DataFrame) -> None:
 def test_one_class_has_no_mean_over_classes(judged: pd.DataFrame) -> None:
     table = class_figures(judged[judged["characteristic"] == "solid"])
     assert set(table["characteristic"]) == {"solid"}
-    assert len(reliability(judged).axes) == 3
