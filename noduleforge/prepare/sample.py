@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import Outline, resampled_occupancy
+from noduleforge.prepare.painting import LIMITS_HU, paint_nodule
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
 
 TEXTURES = {"solid": (5,), "part-solid": (3, 4), "ground-glass": (1, 2)}
@@ -42,12 +43,7 @@ DIAMETER_MM = (4.0, 24.0)
 REQUEST_DIAMETER_MM = (8.0, 18.0)
 
 _LOBES = (10, 14)  # first and last label of a lung lobe
-_TISSUE_HU = 40.0  # what fills the airspace of a ground-glass opacity
 _VESSEL_HU = -500
-_LIMITS_HU = (-1024, 3071)
-# of the background CT at 1 mm, measured in liver and back muscle
-_NOISE_HU = 25.0
-_NOISE_MM = (1.2, 0.9, 0.9)
 
 
 @dataclass(frozen=True)
@@ -141,84 +137,6 @@ def prepare_sample(
     print(f"{out}: {count} nodules and {requests} requests. Outlines left out: {reasons}.")
 
 
-def paint_nodule(
-    background: NDArray[np.int16],
-    occupancy: NDArray[np.float32],
-    subtype: str,
-    ratings: dict[str, int],
-    spacing_mm: float,
-    rng: Generator,
-) -> NDArray[np.int16]:
-    """Paints an opacity into lung; no voxel gets darker, so that vessels stay visible.
-
-    A share of the air in each voxel is replaced by tissue: all of it in a solid nodule or core,
-    some of it in ground glass. The CT's noise is kept up where the lung's own is covered.
-
-    Args:
-        background: `(z, y, x)` HU of lung.
-        occupancy: `(z, y, x)` share of each voxel that the nodule fills, in [0, 1].
-        subtype: a key of `TEXTURES`.
-        ratings: of these, `margin` (5 is sharp) blurs the edge, and a `calcification` other than
-            6 (absent) makes a solid nodule dense.
-        spacing_mm: voxel spacing.
-        rng: source of all variation.
-
-    Returns:
-        `(z, y, x)` int16 HU.
-    """
-    blur = (0.6 + 0.1 * (5 - ratings["margin"])) / spacing_mm
-    reach = int(np.ceil(4 * blur))
-    box = ndimage.find_objects((occupancy > 0).astype(np.uint8))[0]
-    window = tuple(slice(max(axis.start - reach, 0), axis.stop + reach) for axis in box)
-    share, lung = occupancy[window], background[window].astype(np.float64)
-
-    if subtype == "solid":
-        calcified = ratings["calcification"] != 6
-        fill = np.ones(share.shape)
-        tissue = np.full(share.shape, rng.uniform(200, 500) if calcified else rng.uniform(0, 80))
-    else:
-        air = float(np.median(lung[share >= 0.5]))
-        wanted = rng.uniform(-700 if subtype == "ground-glass" else -650, -450)
-        mottle = _smooth_noise(share.shape, (2.0 / spacing_mm,) * 3, rng)
-        fill = np.clip((wanted - air) / (_TISSUE_HU - air), 0.1, 0.6)
-        fill = fill * np.clip(1 + 0.2 * mottle, 0.5, 1.5)
-        tissue = np.full(share.shape, _TISSUE_HU)
-        if subtype == "part-solid":
-            core = _core(share, rng.uniform(0.2, 0.6), rng)
-            fill = fill + (1 - fill) * core
-            tissue += core * (rng.uniform(-100, 50) - _TISSUE_HU)
-    fill = ndimage.gaussian_filter(share * fill, blur)
-    sigma = tuple(mm / spacing_mm for mm in _NOISE_MM)
-    noise = _NOISE_HU * _smooth_noise(share.shape, sigma, rng)
-    painted = lung + fill * (tissue - lung) + np.sqrt(1 - (1 - fill) ** 2) * noise
-    result = background.copy()
-    result[window] = np.rint(np.maximum(lung, painted)).clip(*_LIMITS_HU)
-    return result
-
-
-def _core(occupancy: NDArray[np.float32], part: float, rng: Generator) -> NDArray[np.float64]:
-    """Soft solid core, irregular and off the centre, of about `part` of the nodule's volume."""
-    mask = occupancy >= 0.5
-    voxels = np.argwhere(mask)
-    radius = np.cbrt(3 * len(voxels) / (4 * np.pi))
-    centre = voxels.mean(axis=0) + rng.uniform(-0.35, 0.35, 3) * radius
-    axes = np.indices(occupancy.shape) - centre[:, None, None, None]
-    distance = np.sqrt((axes**2).sum(axis=0))
-    distance += 0.2 * radius * _smooth_noise(occupancy.shape, (max(0.3 * radius, 1.0),) * 3, rng)
-    edge = np.quantile(distance[mask], part)
-    core: NDArray[np.float64] = np.clip(0.5 + (edge - distance) / 2, 0, 1)
-    return core
-
-
-def _smooth_noise(
-    shape: tuple[int, ...], sigma: tuple[float, ...], rng: Generator
-) -> NDArray[np.float64]:
-    """Gaussian noise of mean 0 and standard deviation 1, correlated over `sigma` voxels."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
-    normal: NDArray[np.float64] = noise / noise.std()
-    return normal
-
-
 def _check(settings: Mapping[str, float]) -> None:
     """Refuses numbers that no sample can be made with."""
     low = {"count": 1, "requests": 0, "size": 24, "spacing_mm": 0.5, "seed": 0}
@@ -251,7 +169,7 @@ def _read_lung(
     grid = sitk.Image([int(n) for n in (high - low) / spacing_mm], sitk.sitkUInt8)
     grid.SetSpacing([spacing_mm] * 3)
     grid.SetOrigin((origin + low).tolist())
-    air = float(_LIMITS_HU[0])
+    air = float(LIMITS_HU[0])
     scan = sitk.Resample(scan, grid, sitk.Transform(), sitk.sitkLinear, air, sitk.sitkFloat32)
     lobes = sitk.Resample(lobes, grid, sitk.Transform(), sitk.sitkNearestNeighbor)
     label = sitk.GetArrayFromImage(lobes)
@@ -274,7 +192,7 @@ def _read_lung(
     plane = int(np.searchsorted(volume, 0.75 * volume[-1]))
     centres = np.argwhere(allowed)
     return _Lung(
-        hu=np.rint(sitk.GetArrayFromImage(scan)).clip(*_LIMITS_HU).astype(np.int16),
+        hu=np.rint(sitk.GetArrayFromImage(scan)).clip(*LIMITS_HU).astype(np.int16),
         inside=inside,
         origin_mm=grid.GetOrigin(),
         centres={

