@@ -21,7 +21,7 @@ from datamodules.digest import sha256
 from datamodules.latents import LatentCache
 from datamodules.patients import patient_key
 from datamodules.sampler import SubtypeSampler, go_on
-from datamodules.splits import SPLITS, Split, check_no_patient_crosses
+from datamodules.splits import SPLITS, Split
 
 
 class NoduleDataModule(LightningDataModule, ABC):
@@ -34,7 +34,8 @@ class NoduleDataModule(LightningDataModule, ABC):
     Attributes:
         datasets: `train`, `val`, `test` and `predict`, once `setup` has built them; with several
             parts those of the first.
-        parts: training datasets by the parts' names; empty where there is one alone.
+        parts: training datasets by the parts' names, which `build` sets (see `side_by_side` in
+            datamodules/combined.py); empty where there is one alone.
     """
 
     def __init__(
@@ -104,31 +105,6 @@ class NoduleDataModule(LightningDataModule, ABC):
             )
             for split in SPLITS
         }
-
-    def side_by_side(
-        self, parts: Mapping[str, dict[str, NoduleDataset]]
-    ) -> dict[str, NoduleDataset]:
-        """Train on several parts at once, and use the first for all else.
-
-        Args:
-            parts: by their names, what `build` returns of each.
-
-        Returns:
-            The datasets of the first part.
-
-        Raises:
-            ValueError: If there is no part, or a patient is in different splits of two.
-        """
-        if not parts:
-            message = "There is no part to train on: give one part or more"
-            raise ValueError(message)
-        patients: dict[str, set[str]] = {
-            split: {who for part in parts.values() for who in part[split].table["patient_id"]}
-            for split in SPLITS
-        }
-        check_no_patient_crosses(patients)
-        self.parts = {name: part["train"] for name, part in parts.items()}
-        return next(iter(parts.values()))
 
     def setup(self, stage: str | None = None) -> None:
         """Build the datasets once, and say what is in them."""
@@ -203,7 +179,7 @@ class NoduleDataModule(LightningDataModule, ABC):
             encode: a batch to its `latent_mean`, `latent_logvar` and `context`,
                 `(B, C, *latent)`.
             key: of the codec's weights and the window; the data's fingerprint is added here.
-            rank: this process.
+            rank: this process, out of `world_size`.
             world_size: number of processes.
             barrier: waits for all processes.
 

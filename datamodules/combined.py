@@ -1,12 +1,36 @@
 """Several collections of nodules at once, one batch of each in every step."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Roi
 from datamodules.collections.base import NoduleCollection
 from datamodules.dataset import NoduleDataset
-from datamodules.splits import check_fractions
+from datamodules.splits import SPLITS, check_fractions, check_no_patient_crosses
+
+
+def side_by_side(parts: Mapping[str, Mapping[str, NoduleDataset]]) -> dict[str, NoduleDataset]:
+    """The training datasets of several parts, of each of which every step gets a batch.
+
+    Args:
+        parts: by their names, the datasets of each, by split.
+
+    Returns:
+        What `NoduleDataModule.parts` is to be.
+
+    Raises:
+        ValueError: If there is no part, or a patient is in different splits of two.
+    """
+    if not parts:
+        message = "There is no part to train on: give one part or more"
+        raise ValueError(message)
+    patients: dict[str, set[str]] = {
+        split: {who for part in parts.values() for who in part[split].table["patient_id"]}
+        for split in SPLITS
+    }
+    check_no_patient_crosses(patients)
+    return {name: part["train"] for name, part in parts.items()}
 
 
 class CombinedDataModule(NoduleDataModule):
@@ -65,5 +89,6 @@ class CombinedDataModule(NoduleDataModule):
             )
             for name, collection in self.collections.items()
         }
-        first = self.side_by_side(parts)
+        self.parts = side_by_side(parts)
+        first = next(iter(parts.values()))
         return {**first, "predict": first["test"]}

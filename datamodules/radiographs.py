@@ -10,6 +10,7 @@ from datamodules.collections.folder import FolderCollection
 from datamodules.collections.jsrt import JSRTCollection
 from datamodules.collections.radiographs import Content, RadiographCollection
 from datamodules.collections.superimposed import SuperimposedCollection
+from datamodules.combined import side_by_side
 from datamodules.dataset import NoduleDataset
 from datamodules.splits import check_fractions
 
@@ -227,6 +228,6 @@ class SuperimposedDataModule(RadiographDataModule):
         """Read the tables, of each part, and split them by patient; raises as the others do."""
         if not self.collections:
             return super().build()
-        return self.side_by_side(
-            {name: self.datasets_of(collection) for name, collection in self.collections.items()}
-        )
+        built = {name: self.datasets_of(part) for name, part in self.collections.items()}
+        self.parts = side_by_side(built)
+        return next(iter(built.values()))

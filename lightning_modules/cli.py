@@ -1,5 +1,6 @@
 """The `lightning` command: stock LightningCLI over this project's modules."""
 
+import logging
 import signal
 import sys
 import traceback
@@ -13,6 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
@@ -134,6 +136,10 @@ def main(args: ArgsType = None) -> None:
 
     What a user can mend ends with status 2 and one line on stderr, without a traceback.
     """
+    # what collections say of what they read, once for all processes
+    logging.basicConfig(format="%(message)s")
+    level = logging.ERROR if rank_zero_only.rank else logging.INFO
+    logging.getLogger(datamodules.__name__).setLevel(level)
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
     try:

@@ -7,6 +7,7 @@ only when the command is called, so that the others cost nothing.
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -99,6 +100,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     from jsonargparse import auto_cli
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("datamodules").setLevel(logging.INFO)  # such as how many rows are left out
     name = " ".join(["noduleforge", *words[: len(words) - len(options)]])
     try:
         auto_cli(command.load(), args=options, as_positional=False, prog=name)

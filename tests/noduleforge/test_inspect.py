@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,18 @@ def test_a_store_is_counted_and_drawn(store: Path, capsys: pytest.CaptureFixture
         assert found.loc[name, "diameter_mm"] == pytest.approx((6 * inside.size / np.pi) ** (1 / 3))
     for picture in ("overview.png", "contact_sheet.png"):
         assert (store / "inspect" / picture).stat().st_size > 10_000
+
+
+def test_rows_that_are_left_out_are_counted(store: Path) -> None:
+    words = ["inspect", str(store), "--select", "subtlety > 4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "noduleforge.cli", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "'subtlety > 4' leaves out 24 of 30 rows" in done.stderr
 
 
 def test_everything_that_is_wrong_is_listed(store: Path, tmp_path: Path) -> None:
