@@ -5,7 +5,7 @@ output subspaces |dW1^T dW2|^2 where B1^T B2 does. Both are traces of rank x ran
 update is ever built.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -47,6 +47,15 @@ def normalized_overlap(first: LowRank, second: LowRank, subspace: Subspace) -> T
     return torch.where(product > 0, share, 0.0)
 
 
+FORMS: dict[Form, Callable[[LowRank, LowRank], list[Tensor]]] = {
+    "input": lambda one, other: [overlap(one, other, "input")],
+    "output": lambda one, other: [overlap(one, other, "output")],
+    "both": lambda one, other: [overlap(one, other, subspace) for subspace in SUBSPACES],
+    "a_only": lambda one, other: [(one.a @ other.a.T).square().sum()],
+}
+"""What is summed for a pair of updates; see `orthogonality_loss`."""
+
+
 def orthogonality_loss(adapters: Sequence[Sequence[LowRank]], form: Form = "input") -> Tensor:
     """Overlap of every pair of adapters, summed over pairs, mean over layers (paper A, 4.4).
 
@@ -69,13 +78,10 @@ def orthogonality_loss(adapters: Sequence[Sequence[LowRank]], form: Form = "inpu
     if any(other != sites[0] for other in sites):
         message = "The adapters adapt different layers: train them with the same targets."
         raise ValueError(message)
-    losses = []
-    for layer in zip(*adapters, strict=True):
-        for first, second in combinations(layer, 2):
-            if form == "a_only":
-                losses.append((first.a @ second.a.T).square().sum())
-            elif form == "both":
-                losses += [overlap(first, second, "input"), overlap(first, second, "output")]
-            else:
-                losses.append(overlap(first, second, form))
+    losses = [
+        loss
+        for layer in zip(*adapters, strict=True)
+        for first, second in combinations(layer, 2)
+        for loss in FORMS[form](first, second)
+    ]
     return torch.stack(losses).sum() / len(sites[0])
