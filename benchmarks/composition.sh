@@ -7,7 +7,9 @@ seeds=("$@")
 [ $# -gt 0 ] || seeds=(0 1 2)
 names=(calcified irregular inhomogeneous)
 stage2=(--config configs/cxr/diffusion.yaml)
-scratch=(--data.init_args.batch_size 16 --trainer.max_steps 2000)
+# docs/measurements.md has figures of this split; the configs have the detector's
+split=(--data.init_args.split_seed 0)
+scratch=("${split[@]}" --data.init_args.batch_size 16 --trainer.max_steps 2000)
 
 folders() { # of the adapters, where NAME stands for theirs
     local name all=
@@ -15,16 +17,16 @@ folders() { # of the adapters, where NAME stands for theirs
     echo "{$all}"
 }
 
-lightning fit --config configs/cxr/autoencoder.yaml
+lightning fit --config configs/cxr/autoencoder.yaml "${split[@]}"
 lightning fit "${stage2[@]}" "${scratch[@]}" --model.init_args.init_from null \
     --model.init_args.autoencoder runs/cxr/autoencoder/checkpoints/last.ckpt
 for command in fit test; do
-    lightning $command --config configs/downstream/cxr_characteristics.yaml
+    lightning $command --config configs/downstream/cxr_characteristics.yaml "${split[@]}"
 done
 
 for seed in "${seeds[@]}"; do
     init=(--model.init_args.init_from runs/cxr/diffusion/checkpoints/last.ckpt)
-    seeded=("${init[@]}" --seed_everything "$seed")
+    seeded=("${init[@]}" "${split[@]}" --seed_everything "$seed")
     number=0
     for name in "${names[@]}"; do
         one=("${stage2[@]}" --config configs/cxr/adapter.yaml "${seeded[@]}" --trainer.max_steps 400
@@ -55,7 +57,7 @@ for seed in "${seeds[@]}"; do
         --trainer.default_root_dir "runs/cxr/labels-$seed"
     labelled=(--ckpt_path "runs/cxr/labels-$seed/checkpoints/last.ckpt")
     lightning predict "${labels[@]}" --config benchmarks/labels_fidelity.yaml "${labelled[@]}" \
-        --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-labels-$seed"
+        "${split[@]}" --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-labels-$seed"
 
     judge=("${stage2[@]}" --config configs/cxr/fidelity.yaml)
     for set in separate bases orthogonal apart zip; do
@@ -64,14 +66,14 @@ for seed in "${seeds[@]}"; do
             bases) adapters=$(folders "runs/cxr/bases-NAME-$seed") ;;
             *) adapters=$(folders "runs/cxr/$set-$seed") ;;
         esac
-        lightning predict "${judge[@]}" --model.init_args.adapters "$adapters" \
+        lightning predict "${judge[@]}" --model.init_args.adapters "$adapters" "${split[@]}" \
             --trainer.limit_predict_batches 3 --trainer.default_root_dir "runs/cxr/fidelity-$set-$seed"
     done
     lightning predict "${judge[@]}" --config configs/cxr/mergings.yaml \
-        --model.init_args.adapters "$separate" --trainer.limit_predict_batches 3 \
+        --model.init_args.adapters "$separate" "${split[@]}" --trainer.limit_predict_batches 3 \
         --trainer.default_root_dir "runs/cxr/fidelity-mergings-$seed"
 
-    fid=(--config benchmarks/fid.yaml --data.init_args.radiographs_per_nodule 8
+    fid=(--config benchmarks/fid.yaml "${split[@]}" --data.init_args.radiographs_per_nodule 8
         --data.init_args.batch_size 32 --model.init_args.sampling.seed $((1000 * seed)))
     for name in "${names[@]}"; do
         of=("${fid[@]}" --model.init_args.strengths "{$name: 1.0}" --data.init_args.only "{$name: 1}")

@@ -8,7 +8,6 @@ seeds=("$@")
 names=(calcified irregular inhomogeneous)
 runs=runs/detection
 base=$runs/base/checkpoints/last.ckpt
-split=(--data.init_args.split_seed 4) # that of configs/downstream/cxr_detection.yaml
 stage2=(--config configs/cxr/diffusion.yaml)
 
 folders() { # of the adapters, where NAME stands for theirs
@@ -17,13 +16,12 @@ folders() { # of the adapters, where NAME stands for theirs
     echo "{$all}"
 }
 
-lightning fit --config configs/cxr/autoencoder.yaml "${split[@]}" \
-    --trainer.default_root_dir $runs/autoencoder
-lightning fit "${stage2[@]}" "${split[@]}" --data.init_args.batch_size 16 --trainer.max_steps 2000 \
+lightning fit --config configs/cxr/autoencoder.yaml --trainer.default_root_dir $runs/autoencoder
+lightning fit "${stage2[@]}" --data.init_args.batch_size 16 --trainer.max_steps 2000 \
     --model.init_args.init_from null --trainer.default_root_dir $runs/base \
     --model.init_args.autoencoder $runs/autoencoder/checkpoints/last.ckpt
 for name in "${names[@]}"; do
-    lightning fit "${stage2[@]}" --config configs/cxr/adapter.yaml "${split[@]}" \
+    lightning fit "${stage2[@]}" --config configs/cxr/adapter.yaml \
         --data.init_args.only "{$name: 1}" --model.init_args.characteristic "$name" \
         --model.init_args.init_from $base --trainer.max_steps 400 \
         --trainer.default_root_dir $runs/$name
@@ -32,7 +30,7 @@ for set in orthogonal apart; do
     overlay=()
     [ $set = orthogonal ] || overlay=(--config configs/ablations/cxr/$set.yaml)
     lightning fit "${stage2[@]}" --config configs/cxr/composition.yaml "${overlay[@]}" \
-        "${split[@]}" --model.init_args.init_from $base \
+        --model.init_args.init_from $base \
         --model.init_args.adapters "$(folders "$runs/NAME")" --trainer.max_steps 300 \
         --trainer.default_root_dir $runs/$set
 done

@@ -39,6 +39,14 @@ def test_hardware_is_stated_by_trainers_alone(name: str) -> None:
     assert not HARDWARE & {*stated}
 
 
+def test_generators_and_detectors_of_radiographs_agree_on_the_split() -> None:
+    """A detector refuses synthetic nodules whose generator has seen a held-out patient."""
+    full = [name for name in shipped() if "cxr" in name and not over(CONFIGS / name)]
+    assert {"cxr/diffusion.yaml", "downstream/cxr_detection.yaml"} <= {*full}
+    settings = [yaml.safe_load((CONFIGS / name).read_text())["data"]["init_args"] for name in full]
+    assert {of_config["split_seed"] for of_config in settings} == {4}
+
+
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.name)
 def test_overlay_of_a_benchmark_parses(path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
