@@ -89,30 +89,25 @@ def test_the_config_takes_a_shrunken_step(
     tmp_path: Path, store: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Fit, resume and test with everything that the config chooses but its size."""
-    fractions = [0.5, 0.2, 0.3]
-    chest = {"root": str(radiographs), "content": "normal", "fractions": fractions}
-    background_radiographs = {
-        "class_path": "ChestXray14DataModule",
-        "init_args": {"root": str(radiographs)},
-    }
+    chest = {"class_path": "ChestXray14Collection", "init_args": {"root": str(radiographs)}}
     put = {
         "root": str(store),
         "select": None,
+        "background_radiographs": chest,
         "radiographs_per_nodule": 1,
         "subtlety": "drawn",
-        "fractions": fractions,
     }
+    nodules = {"class_path": "SuperimposedCollection", "init_args": put}
     sources = {
-        "nodules": {
-            "class_path": "SuperimposedDataModule",
-            "init_args": {**put, "background_radiographs": background_radiographs},
-        },
-        "normal": {"class_path": "ChestXray14DataModule", "init_args": chest},
+        "nodules": {"collection": nodules},
+        "normal": {"collection": chest, "content": "normal"},
     }
     root = tmp_path / "run"
     trainer = {"max_steps": 1, "accelerator": "cpu", "log_every_n_steps": 1}
     data = {
         "sources": sources,
+        "fractions": [0.5, 0.2, 0.3],
+        "split_seed": 0,
         "radiograph_size": 64,
         "radiograph_spacing_mm": 4.0,
         "batch_size": 2,

@@ -7,9 +7,8 @@ from pathlib import Path
 CODE = """
 import sys
 from types import ModuleType
-for room in ("lightning_modules", "datamodules"):  # without what their own __init__ loads
-    sys.modules[room] = ModuleType(room)
-    sys.modules[room].__path__ = [room]
+sys.modules["lightning_modules"] = ModuleType("lightning_modules")  # without what it exports
+sys.modules["lightning_modules"].__path__ = ["lightning_modules"]
 import callbacks
 print(*(m for m in sys.modules if m.split(".")[0] in ("lightning_modules", "datamodules")))
 """

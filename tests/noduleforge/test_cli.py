@@ -120,9 +120,6 @@ def test_every_command_is_a_documented_function(name: str) -> None:
 HEAVY = {"torch", "lightning", "monai", "matplotlib", "pandas", "torchio", "highdicom"}
 LOADED = """
 import sys
-from types import ModuleType
-sys.modules["datamodules"] = ModuleType("datamodules")  # without what its own __init__ loads
-sys.modules["datamodules"].__path__ = ["datamodules"]
 from noduleforge.cli import main
 try:
     main(sys.argv[1:])
