@@ -28,7 +28,7 @@ def loaded_by(*modules: str) -> set[str]:
     ],
 )
 def test_collections_need_neither_lightning_nor_torch(module: str) -> None:
-    assert loaded_by(f"datamodules.{module}").isdisjoint(HEAVY)
+    assert loaded_by(module).isdisjoint(HEAVY)
 
 
 def test_requests_and_latents_need_no_lightning() -> None:
