@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+pytestmark = pytest.mark.slow  # every test here trains in processes of its own
+
 ROOT = Path(__file__).parents[1]
 CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8, "spatial_dims": 2}
 UNET = {"channels": [8, 16], "attention": [False, True], "head_channels": 8, "norm_num_groups": 8}
@@ -24,8 +26,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 import lightning_modules.cli as cli
 from lightning_modules.checkpoints import WholeCheckpointIO
-
-pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
 how, at = sys.argv[1], int(sys.argv[2])
 if how == "kill-while-saving":
