@@ -138,7 +138,7 @@ def main(args: ArgsType = None) -> None:
     """
     # what collections say of what they read, once for all processes
     logging.basicConfig(format="%(message)s")
-    level = logging.ERROR if rank_zero_only.rank else logging.INFO
+    level = logging.ERROR if getattr(rank_zero_only, "rank", 0) else logging.INFO
     logging.getLogger(datamodules.__name__).setLevel(level)
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
