@@ -359,9 +359,8 @@ def real() -> Path:
 def test_real_patches(real: Path) -> None:
     table = read_table(real / "nodules.csv", None, "link_cost < 3")
     assert len(table) == 802
-    data = LIDCDataModule(
-        real, select="link_cost < 3", augmented_copies=2, fractions=(0.7, 0.1, 0.2)
-    )
+    settings = {"roi": Roi(32), "augmented_copies": 2, "fractions": (0.7, 0.1, 0.2)}
+    data = LIDCDataModule(real, select="link_cost < 3", **settings)
     data.setup("fit")
     parts = [data.datasets[split] for split in ("train", "val", "test")]
     counts = [sum(part.subtypes.count(code) for part in parts) for code in range(3)]
