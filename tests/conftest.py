@@ -1,6 +1,7 @@
 """What several tests share: one thread each, and small random batches."""
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_is_left() -> Iterator[None]:
+    """A run with `strategy: ddp` leaves its group and its port, which later runs would take up."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
