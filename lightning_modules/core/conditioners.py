@@ -16,7 +16,7 @@ from lightning_modules.core.conditioning import (
     Surroundings,
 )
 from lightning_modules.core.histogram import masked_histogram
-from lightning_modules.core.histogram_bank import HistogramBank
+from lightning_modules.core.histogram_bank import HistogramBank, joined, wanted_of
 from lightning_modules.core.inpainting import occupancy
 
 
@@ -218,9 +218,9 @@ class HistogramConditioner(VectorConditioner):
 
     def prepare(self, batches: Iterable[NoduleBatch]) -> None:
         """Fill the bank with the histograms of the training nodules."""
-        measured = [(self._own(batch), batch["subtype"]) for batch in batches]
-        histograms, subtypes = zip(*measured, strict=True)
-        self.bank.fill(torch.cat(histograms), torch.cat(subtypes))
+        measured = [(self._own(batch), wanted_of(batch)) for batch in batches]
+        histograms, nodules = zip(*measured, strict=True)
+        self.bank.fill(torch.cat(histograms), joined(nodules))
 
     def requested(self, batch: NoduleBatch) -> Tensor:
         """The histogram that the batch asks for, `(B, bins)`; each sums to one."""

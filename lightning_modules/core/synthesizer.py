@@ -16,7 +16,7 @@ from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.description import build
 from lightning_modules.core.facts import ModelFacts
-from lightning_modules.core.histogram_bank import HistogramBank
+from lightning_modules.core.histogram_bank import HistogramBank, wanted_of
 from lightning_modules.core.inpainting import (
     feather,
     inpaint_mask,
@@ -178,7 +178,7 @@ class Synthesizer:
         """The batch with a histogram for each nodule, where the model is conditioned on them.
 
         A nodule without one (or with one that is not a number) gets that of a real training nodule
-        of its subtype, drawn with the seed of the sampling settings.
+        of its subtype that is like it, of another patient: see `HistogramBank.draw`.
 
         Args:
             batch: the nodules wanted.
@@ -199,7 +199,6 @@ class Synthesizer:
             raise ValueError(message)
         lacking = histogram.isnan().any(1)
         if lacking.any():
-            rows = batch["subtype"][lacking], batch["index"][lacking]
-            histogram = histogram.clone()
-            histogram[lacking] = bank.draw(*rows, self.sampling.seed)
+            drawn = bank.draw(wanted_of(batch), self.sampling.seed)
+            histogram = torch.where(lacking[:, None], drawn, histogram)
         return {**batch, "histogram": histogram}

@@ -23,6 +23,7 @@ from lightning_modules.core.conditioning import (
     Surroundings,
 )
 from lightning_modules.core.histogram import masked_histogram, soft_histogram
+from lightning_modules.core.histogram_bank import wanted_of
 from lightning_modules.core.inpainting import occupancy
 from lightning_modules.core.window import IntensityWindow
 
@@ -292,5 +293,5 @@ def test_the_training_set_fills_the_bank_and_a_checkpoint_keeps_it(
     other = build(HistogramConditioner(), spatial_dims, histogram_bins=5)
     assert isinstance(other, HistogramConditioner)
     other.load_state_dict(conditioner.state_dict())
-    request = torch.tensor([2, 0, 1]), torch.arange(3), 0
+    request = wanted_of(make_batch(spatial_dims, 3, seed=9)), 0
     assert torch.equal(other.bank.draw(*request), conditioner.bank.draw(*request))
