@@ -71,14 +71,14 @@ class Wanted(NamedTuple):
         measures: `(B, 3)`, see `shape_measures`.
         ratings: LIDC ratings that are asked for, `(B,)` each; NaN where one is not.
         patients: of each the key of the patient whose image it is for.
-        index: `(B,)` numbers of the requests.
+        numbers: `(B,)` of the requests.
     """
 
     subtypes: Tensor
     measures: Tensor
     ratings: Mapping[str, Tensor]
     patients: Sequence[str]
-    index: Tensor
+    numbers: Tensor
 
 
 def wanted_of(batch: NoduleBatch) -> Wanted:
@@ -99,7 +99,7 @@ def joined(parts: Sequence[Wanted]) -> Wanted:
         torch.cat([part.measures for part in parts]),
         {name: torch.cat([part.ratings[name] for part in parts]) for name in parts[0].ratings},
         [patient for part in parts for patient in part.patients],
-        torch.cat([part.index for part in parts]),
+        torch.cat([part.numbers for part in parts]),
     )
 
 
@@ -123,7 +123,7 @@ class HistogramBank(nn.Module):
 
         Args:
             histograms: `(N, bins)`, each sums to one.
-            nodules: whose they are; `index` does not count.
+            nodules: whose they are; `numbers` do not count.
         """
         self.histograms = histograms.detach().float().cpu()
         self.subtypes = nodules.subtypes.detach().cpu()
@@ -137,7 +137,8 @@ class HistogramBank(nn.Module):
         Of the training nodules of the subtype the 5 that are most alike are found, by the mean
         squared difference of `SHAPE` plus that of the ratings that are asked for, each over its
         variance in the subtype; one of them is drawn. The patient whose image the nodule is for is
-        left out where the bank has nodules of others. The draw depends on `seed` and `index`.
+        left out where the bank has nodules of others. The draw depends on the seed and the
+        request's number.
 
         Args:
             wanted: the requests.
@@ -148,7 +149,7 @@ class HistogramBank(nn.Module):
         """
         rows = []
         for row, (code, number) in enumerate(
-            zip(wanted.subtypes.tolist(), wanted.index.tolist(), strict=True)
+            zip(wanted.subtypes.tolist(), wanted.numbers.tolist(), strict=True)
         ):
             candidates = self._candidates(code, wanted.patients[row])
             distance = self._distance(candidates, wanted, row)

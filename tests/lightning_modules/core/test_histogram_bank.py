@@ -86,7 +86,7 @@ def test_a_rating_that_is_asked_for_counts(bank: HistogramBank) -> None:
 def test_a_draw_depends_on_seed_and_index_alone(bank: HistogramBank) -> None:
     measures = torch.tensor([[3.0, 0, 0], [8.0, 0, 0]])
     both = wanted([0, 1], measures, ["x", "x"])
-    one = Wanted(both.subtypes[1:], measures[1:], {}, ["x"], both.index[1:])
+    one = Wanted(both.subtypes[1:], measures[1:], {}, ["x"], both.numbers[1:])
     assert torch.equal(bank.draw(both, 3)[1], bank.draw(one, 3)[0])
 
 
