@@ -368,3 +368,24 @@ def test_gradient_between_separated_histograms(name: Any, expected: float) -> No
 def test_a_nan_shows_in_the_histogram() -> None:
     values = torch.tensor([0.1, float("nan"), 0.9])
     assert soft_histogram(values, torch.ones(3), 4, 0, 1).isnan().any()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_two_bins_are_enough_and_the_bandwidth_is_one_bin(kernel: Any) -> None:
+    values, weights = torch.tensor([[-0.5, 0.2, 2.5]]), torch.ones(1, 3)
+    two = soft_histogram(values, weights, 2, LOW, HIGH, kernel)
+    assert two.shape == (1, 2)
+    torch.testing.assert_close(two.sum(1), torch.ones(1))
+    given = soft_histogram(values, weights, BINS, LOW, HIGH, kernel, 1.0)
+    assert torch.equal(soft_histogram(values, weights, BINS, LOW, HIGH, kernel), given)
+    if kernel != "triangular":
+        wider = soft_histogram(values, weights, BINS, LOW, HIGH, kernel, 2.0)
+        assert not torch.allclose(wider, given)
+
+
+def test_centers_are_float32_whatever_the_default() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert bin_centers(4, LOW, HIGH).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
