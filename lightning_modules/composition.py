@@ -49,7 +49,7 @@ from lightning_modules.heads.cxr import CXRHead
 class SeveralAdapters(AdaptedDiffusion):
     """Several adapters on one frozen base, each with its own data, trained together.
 
-    The data is a `CombinedDataModule` whose parts are named like the adapters: in every step each
+    The data have parts (`SuperimposedDataModule`, `CombinedDataModule`) named like the adapters: in every step each
     adapter sees one batch, and one backward pass carries all of it, which is paper A's alternation
     with gradients accumulated over all adapters.
 
@@ -116,7 +116,7 @@ class SeveralAdapters(AdaptedDiffusion):
         if set(batch) != set(self.adapters):
             message = (
                 f"The data has the parts {sorted(batch)}, the adapters are "
-                f"{sorted(self.adapters)}: name the parts of CombinedDataModule like the adapters."
+                f"{sorted(self.adapters)}: name data.init_args.parts like the adapters."
             )
             raise ValueError(message)
         total = torch.zeros((), device=self.device)

@@ -26,7 +26,7 @@ def fast_precision(precision: str, accelerator: str) -> str:
     if precision != "bf16-mixed" or not on_cpu or capability not in WITHOUT_BF16:
         return precision
     rank_zero_info(
-        f"This CPU ({capability}) has no instructions for bf16 and would be some 20 times slower "
-        "with it: precision is 32-true in place of bf16-mixed"
+        f"PyTorch knows no instructions for bf16 on this CPU ({capability}), which imitated is "
+        "some 20 times slower: precision is 32-true in place of bf16-mixed"
     )
     return "32-true"

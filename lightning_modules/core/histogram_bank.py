@@ -188,8 +188,9 @@ class HistogramBank(nn.Module):
     def _scaled(known: Tensor, asked: Tensor) -> Tensor:
         """Squared differences over the variance, `(candidates, values)`."""
         finite = torch.where(known.isnan(), known.nanmean(0), known)
-        variance = finite.var(0, correction=0).clamp(min=1e-6)
-        return (known - asked).square() / variance
+        variance = finite.var(0, correction=0)
+        # what all candidates have alike tells none from another, and would drown what does
+        return torch.where(variance > 0, (known - asked).square() / variance, 0.0)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The contents, whose size is not known before training."""

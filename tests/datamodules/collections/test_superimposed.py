@@ -127,7 +127,7 @@ class Hosts(RadiographCollection):
             write_volume(path, radiograph())
 
     def nodules(self) -> pd.DataFrame:
-        raise NotImplementedError
+        return pd.DataFrame()  # backgrounds have none
 
     def normal_radiographs(self) -> pd.DataFrame:
         names = [path.stem for path in self.paths]

@@ -75,6 +75,13 @@ def test_a_like_nodule_of_the_subtype_and_of_somebody_else_is_drawn(bank: Histog
     assert len(draw(bank, request)) == NEAREST
 
 
+def test_what_all_candidates_have_alike_does_not_drown_the_rest(bank: HistogramBank) -> None:
+    """The bank's nodules touch no tissue: a request that does is told apart by size alone."""
+    apart = wanted([0], torch.tensor([[8.0, 0.0, 0.0]]), ["x"])
+    touching = wanted([0], torch.tensor([[8.0, 0.0, 1.0]]), ["x"])
+    assert draw(bank, touching) == draw(bank, apart) == {12, 14, 16, 18, 20}
+
+
 def test_a_rating_that_is_asked_for_counts(bank: HistogramBank) -> None:
     request = wanted([0], torch.tensor([[8.0, 0.0, 0.0]]), ["x"], malignancy=torch.tensor([5.0]))
     drawn = draw(bank, request)
