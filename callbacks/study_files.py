@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.insertion.requests import radiograph_spacing
+from datamodules.insertion.requests import read_requested_radiograph
 from datamodules.io.dicom import only_series, read_study
-from datamodules.io.radiographs import read_radiograph, write_radiograph
+from datamodules.io.radiographs import write_radiograph
 from datamodules.io.volumes import WRITABLE, Volume, write_volume
 
 Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
@@ -86,13 +86,7 @@ class RadiographFiles:
 
     def read(self, source: Path, row: dict[str, Any]) -> Volume:
         """Read a radiograph, bone bright; see `StudyFiles`."""
-        radiograph = read_radiograph(source, radiograph_spacing(row.get("spacing_mm")))
-        return Volume(
-            radiograph.array.copy(),
-            radiograph.spacing_mm,
-            radiograph.origin_mm,
-            radiograph.direction,
-        )
+        return read_requested_radiograph(source, row)
 
     def write(
         self, source: Path, study: Volume, run: Path, name: str, placed: Placed, key: str, who: str

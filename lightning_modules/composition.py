@@ -49,9 +49,9 @@ from lightning_modules.heads.cxr import CXRHead
 class SeveralAdapters(AdaptedDiffusion):
     """Several adapters on one frozen base, each with its own data, trained together.
 
-    The data have parts (`SuperimposedDataModule`, `CombinedDataModule`) named like the adapters: in every step each
-    adapter sees one batch, and one backward pass carries all of it, which is paper A's alternation
-    with gradients accumulated over all adapters.
+    The data have parts (`SuperimposedDataModule`, or `CombinedDataModule` for several collections)
+    named like the adapters: in every step each adapter sees one batch, and one backward pass
+    carries all of it, which is paper A's alternation with gradients accumulated over all adapters.
 
     Args:
         adapters: for each adapter the folder that `CXRAdapter` wrote, or null.

@@ -18,14 +18,13 @@ from datamodules.insertion.requests import (
     InsertionPlan,
     code_of,
     pseudonym,
-    radiograph_spacing,
     read_finished,
+    read_requested_radiograph,
     read_requests,
     study_key,
 )
 from datamodules.insertion.rois import Region, check_apart, cut
 from datamodules.io.dicom import read_study
-from datamodules.io.radiographs import read_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
 from datamodules.ratings import RATINGS
 
@@ -228,13 +227,7 @@ class RadiographInsertionDataModule(InsertionDataModule):
             FileNotFoundError: If it is missing.
             ValueError: If it is damaged, or its spacing is not known.
         """
-        radiograph = read_radiograph(path, radiograph_spacing(row.get("spacing_mm")))
-        return Volume(
-            radiograph.array.copy(),
-            radiograph.spacing_mm,
-            radiograph.origin_mm,
-            radiograph.direction,
-        )
+        return read_requested_radiograph(path, row)
 
     def region(self, study: Volume, row: dict[str, Any]) -> Region:
         """Cut the ROI of one request; raises as `cut` does."""

@@ -1,7 +1,8 @@
 """Tables of requests to put nodules into studies, and what becomes of each."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,12 @@ import numpy as np
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.digest import sha256
+from datamodules.io.radiographs import read_radiograph
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from datamodules.io.volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,21 @@ def radiograph_spacing(text: Any) -> tuple[float, float] | None:
         message = f"spacing_mm is {text!r}: give a number above 0, or two, along y and x"
         raise ValueError(message)
     return numbers[0], numbers[-1]
+
+
+def read_requested_radiograph(path: Path, row: Mapping[str, Any]) -> "Volume":
+    """Read a whole radiograph, bone bright, that may then be changed.
+
+    Args:
+        path: of the study.
+        row: the first of its requests, which says a picture's spacing.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is damaged, or its spacing is not known.
+    """
+    radiograph = read_radiograph(path, radiograph_spacing(row.get("spacing_mm")))
+    return replace(radiograph, array=radiograph.array.copy())
 
 
 def code_of(subtype: Any) -> int:
