@@ -76,9 +76,9 @@ def test_a_like_nodule_of_the_subtype_and_of_somebody_else_is_drawn(bank: Histog
 
 
 def test_what_all_candidates_have_alike_does_not_drown_the_rest(bank: HistogramBank) -> None:
-    """The bank's nodules touch no tissue: a request that does is told apart by size alone."""
+    """The bank's nodules have one surface and touch no tissue: size alone tells them apart."""
     apart = wanted([0], torch.tensor([[8.0, 0.0, 0.0]]), ["x"])
-    touching = wanted([0], torch.tensor([[8.0, 0.0, 1.0]]), ["x"])
+    touching = wanted([0], torch.tensor([[8.0, 3.0, 1.0]]), ["x"])
     assert draw(bank, touching) == draw(bank, apart) == {12, 14, 16, 18, 20}
 
 
