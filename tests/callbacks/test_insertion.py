@@ -314,6 +314,20 @@ def test_masks_positions_and_histograms_are_as_asked(
     assert asked[1].isnan().all()
 
 
+@pytest.mark.parametrize(("margin_voxels", "fits"), [(3, True), (6, True), (7, False)])
+def test_the_margin_that_must_fit_is_the_models(
+    margin_voxels: int, fits: bool, tmp_path: Path, scan: Volume
+) -> None:
+    """A ball of 19 mm reaches 9 voxels from the middle of an ROI that has 15 on its short side."""
+    write_volume(tmp_path / "scan.mha", scan)
+    row = {"study": "scan.mha", "subtype": "solid", **at(4, 8, 140, 19)}
+    pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
+    data = InsertionDataModule(tmp_path / "requests.csv")
+    plan = asked_of(data, Roi(32), margin_voxels=margin_voxels).plan
+    assert len(plan.waiting) == int(fits)
+    assert fits or f"margin of {margin_voxels} mm" in next(iter(plan.failed.values()))
+
+
 def test_a_failed_request_loses_no_other(insert: Insert, tmp_path: Path) -> None:
     rows = [
         at(*INSIDE, name="good"),

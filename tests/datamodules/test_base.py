@@ -1,6 +1,7 @@
 """Loaders of a data module, and what a checkpoint remembers of its data."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from balls import assert_same, balls
 from lightning import LightningModule, Trainer
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, Roi
 from datamodules.dataset import NoduleDataset
 from datamodules.sampler import SubtypeSampler
 
@@ -55,6 +56,30 @@ def test_a_batch_needs_enough_nodules() -> None:
     module.setup()
     with pytest.raises(ValueError, match=r"5 nodule.*lower batch_size"):
         module.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("own", "of_model", "found"),
+    [
+        (None, Roi(24, 0.7), Roi(24, 0.7)),
+        (Roi(24, 0.7), None, Roi(24, 0.7)),
+        (Roi(24, 0.7), Roi(24, 0.7), Roi(24, 0.7)),
+        (Roi(24, 0.7), Roi(24, 0.8), "The data's ROI is .*0.7.*, the model's .*0.8"),
+        (Roi(16, 0.7), Roi(24, 0.7), "leave data.init_args.roi out"),
+        (None, None, "There is no ROI: give data.init_args.roi"),
+    ],
+)
+def test_the_roi_is_the_models_and_another_is_refused(
+    own: Roi | None, of_model: Roi | None, found: Roi | str
+) -> None:
+    module = BallModule(own)
+    model = SimpleNamespace() if of_model is None else SimpleNamespace(roi=of_model)
+    module.trainer = SimpleNamespace(lightning_module=model)  # type: ignore[assignment]
+    if isinstance(found, Roi):
+        assert module.roi == found
+    else:
+        with pytest.raises(ValueError, match=found):
+            _ = module.roi
 
 
 class Recorder(LightningModule):

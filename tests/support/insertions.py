@@ -10,9 +10,11 @@ from datamodules.insertion.modules import InsertionDataModule
 RADIOGRAPH_ROI = Roi(64, 0.8)
 
 
-def asked_of(data: InsertionDataModule, roi: Roi, run: Path = Path("nowhere")) -> Any:
-    """The data module, with the requests asked of a model that has this ROI and a margin of 3."""
-    model = SimpleNamespace(roi=roi, margin_voxels=3)
+def asked_of(
+    data: InsertionDataModule, roi: Roi, run: Path = Path("nowhere"), margin_voxels: int = 3
+) -> Any:
+    """The data module, with the requests asked of a model that has this ROI and margin."""
+    model = SimpleNamespace(roi=roi, margin_voxels=margin_voxels)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=model, default_root_dir=str(run)
     )
