@@ -1,10 +1,9 @@
 """Several collections of nodules at once, one batch of each in every step."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import Roi
 from datamodules.collections.base import NoduleCollection
 from datamodules.dataset import NoduleDataset
 from datamodules.splits import SPLITS, check_fractions, check_no_patient_crosses
@@ -43,34 +42,21 @@ class CombinedDataModule(NoduleDataModule):
         self,
         collections: dict[str, NoduleCollection],
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-        roi: Roi | None = None,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
         split_seed: int = 0,
-        balance: bool = True,
-        augmented_copies: int = 1,
-        cache_dir: Path | None = Path(".cache/latents"),
+        **settings: Any,
     ) -> None:
         """Name the parts.
 
         Args:
             collections: the nodules of each part, by the parts' names.
             fractions: shares of the patients for train, val and test.
-            roi: how regions are cut; null for the model's.
-            batch_size: nodules of each part per batch and process.
-            num_workers: processes that read files, for each part; 0 reads in the training process.
-            seed: of the order and the augmentation.
             split_seed: another seed gives another split.
-            balance: draw every subtype of a part equally often in training.
-            augmented_copies: deterministic versions of each training nodule, the first not
-                augmented.
-            cache_dir: folder for cached latents; null for none.
+            settings: see `NoduleDataModule`.
 
         Raises:
             ValueError: If `fractions` are no shares.
         """
-        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(**settings)
         check_fractions(fractions)
         self.collections = collections
         self.fractions, self.split_seed = fractions, split_seed
