@@ -14,53 +14,28 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
-from lightning import LightningModule, Trainer
-from PIL import Image
+from lightning import Trainer
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
 from callbacks import study_files
-from callbacks.before_after import before_and_after
 from callbacks.insertion import StudyWriter
 from callbacks.study_files import CTFiles
-from datamodules.batch import Provenance, Roi, Synthesis
-from datamodules.insertion.edits import Edit, apply
-from datamodules.insertion.modules import InsertionDataModule, RadiographInsertionDataModule
+from datamodules.batch import Roi
+from datamodules.insertion.modules import InsertionDataModule
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.lidc import LIDCDataModule
 from datamodules.patients import patient_key
-from lightning_modules.core.inpainting import feather, paste
 from noduleforge.prepare.lidc import prepare_lidc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from dicom import uid_of, write_radiograph, write_series
-from insertions import RADIOGRAPH_ROI, asked_of
+from dicom import uid_of, write_series
+from insertions import Painter, asked_of
 
 SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
 INSIDE = (4.0, 2.0, 130.0)
 MARGIN_MM = 3.0
-
-
-class Painter(LightningModule):
-    """Paints 0 HU where a nodule is asked for."""
-
-    margin_voxels = 3
-    provenance = Provenance("painter.ckpt", 0, 1, ("a", "b"))
-
-    def __init__(self, roi: Roi) -> None:
-        super().__init__()
-        self.roi = roi
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Synthesis:
-        weight = feather(batch["mask"], 3)
-        image = paste(batch["image"], torch.zeros_like(batch["image"]), weight)
-        none = torch.zeros(len(image), 0)
-        return Synthesis(
-            *(image, batch["image"], batch, none, none, none[0]),
-            window=(-1000.0, 400.0),
-            provenance=self.provenance,
-        )
 
 
 @pytest.fixture
@@ -141,20 +116,6 @@ def test_whose_outline_was_asked_for_counts_as_seen(insert: Insert) -> None:
     assert {*seen} - {*other} == {patient_key("007")}
 
 
-def test_three_planes_show_the_middle_of_the_nodule() -> None:
-    before = np.full((6, 8, 10), -900.0)
-    mask = np.zeros_like(before)
-    mask[2, 3, 4] = 1
-    figure = before_and_after(before, before + 700 * mask, mask, (2.0, 1.0, 1.0), "n")
-    shown = [axes.images[0].get_array() for axes in figure.axes]
-    assert [image.shape for image in shown[::3]] == [(8, 10), (6, 10), (6, 8)]
-    assert [image.max() for image in shown] == [-900, -200, -200] * 3
-    ratios = [axes.get_aspect() for axes in figure.axes[::3]]
-    assert ratios == [1, 2, 2]
-    # the head is up: slice 2 of 6 is line 3 from above
-    assert shown[4][3, 4] == -200
-
-
 @pytest.mark.parametrize("study", ["scan.nii.gz", "scan.mha", "scan.nrrd", "dicom"])
 def test_a_study_comes_back_in_its_form(study: str, insert: Insert, scan: Volume) -> None:
     root = insert(study, [at(*INSIDE), at(20, 10, 120, 6, name="other")])
@@ -187,37 +148,6 @@ def test_a_study_comes_back_in_its_form(study: str, insert: Insert, scan: Volume
     )
     data.setup("test")
     assert data.datasets["test"][0]["attributes"]["diameter_mm"] == pytest.approx(8, rel=0.1)
-
-
-def test_equal_spacing_adds_the_difference_itself() -> None:
-    rng = np.random.default_rng(0)
-    study = Volume(
-        rng.integers(-900, 0, (20, 30, 40)).astype(np.int16), (1.0,) * 3, ORIGIN, np.eye(3)
-    )
-    before = study.array.copy()
-    change = np.zeros((8, 8, 8), np.float32)
-    change[2:6, 2:6, 2:6] = rng.normal(0, 300, (4, 4, 4))
-    roi = Volume(change, (1.0,) * 3, study.grid.world((3, 5, 7)), np.eye(3))
-    box, mask = apply(study, Edit({}, roi, (change != 0).astype(np.uint8)))
-    expected = before.copy()
-    expected[3:11, 5:13, 7:15] += np.rint(change).astype(np.int16)
-    np.testing.assert_array_equal(study.array, expected)
-    assert box == (slice(3, 11), slice(5, 13), slice(7, 15))
-    np.testing.assert_array_equal(mask, change != 0)
-
-
-def test_an_affine_difference_is_interpolated_exactly() -> None:
-    """Linear interpolation of a linear function, on a grid of another spacing and offset."""
-    study = Volume(np.zeros((12, 40, 40), np.int16), (2.5, 0.7, 0.7), (0.0,) * 3, np.eye(3))
-    z, y, x = np.indices((20, 20, 20))
-    roi = Volume((10.0 * z + 3 * y - x), (1.0,) * 3, (3.0, 4.0, 5.0), np.eye(3))
-    box, _ = apply(study, Edit({}, roi, np.ones((20, 20, 20), np.uint8)))
-    at_z, at_y, at_x = np.meshgrid(
-        *[np.arange(part.start, part.stop) for part in box], indexing="ij"
-    )
-    expected = 10 * (at_z * 2.5 - 5) + 3 * (at_y * 0.7 - 4) - (at_x * 0.7 - 3)
-    assert np.abs(study.array[box] - expected).max() <= 0.51
-    assert study.array.any()
 
 
 def test_dicom_says_that_it_is_synthetic_and_whose_it_is_not(
@@ -511,113 +441,3 @@ def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume
     assert first.stat().st_mtime_ns == before
     assert (root / "nodules.csv").read_text() == table
     assert len(list((root / "studies").iterdir())) == 2
-
-
-def radiograph(tmp_path: Path, form: str) -> tuple[Path, np.ndarray]:
-    """A radiograph in a file of a form, and its pixels, bone bright."""
-    rng = np.random.default_rng(0)
-    if form == "img":
-        density = rng.integers(500, 3500, (2048, 2048)).astype(">u2")
-        (tmp_path / "radiograph.IMG").write_bytes(density.tobytes())
-        return tmp_path / "radiograph.IMG", 4095 - density.astype(int)
-    if form in ("png8", "png16"):
-        top, kind = (200, np.uint8) if form == "png8" else (40_000, np.uint16)
-        pixels = rng.integers(top // 4, top, (300, 260)).astype(kind)
-        Image.fromarray(pixels).save(tmp_path / "radiograph.png")
-        return tmp_path / "radiograph.png", pixels
-    pixels = rng.integers(500, 3000, (300, 260)).astype(np.uint16)
-    write_radiograph(tmp_path / "radiograph.dcm", pixels, "Known^Patient", form)
-    return tmp_path / "radiograph.dcm", pixels if form == "MONOCHROME2" else 4095 - pixels
-
-
-@pytest.mark.parametrize("form", ["png8", "png16", "img", "MONOCHROME1", "MONOCHROME2"])
-def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
-    path, pixels = radiograph(tmp_path, form)
-    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9, "spacing_mm": "0.5"}
-    row["patient_id"] = "007"
-    pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
-    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
-    trainer = Trainer(
-        default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[StudyWriter()],
-    )  # fmt: skip
-    trainer.predict(Painter(RADIOGRAPH_ROI), data, return_predictions=False)
-    table = pd.read_csv(tmp_path / "out/nodules.csv")
-    assert table["status"].tolist() == ["inserted"]
-    assert (tmp_path / "out/nodules.csv").read_text().splitlines()[1].split(",")[1] == "007"
-    written = tmp_path / "out" / table["image"][0]
-    assert written.suffix == path.suffix
-    before, after = (data.read(name, row) for name in (path, written))
-    np.testing.assert_array_equal(before.array, pixels)
-    assert after.array.dtype == before.array.dtype
-    assert after.spacing_mm == before.spacing_mm
-    changed = np.argwhere(before.array != after.array)
-    reach_mm = np.abs(changed - [150, 130]).max() * before.spacing_mm[0]
-    assert 4 < reach_mm < 9 / 2 + 3 * 0.8 + 0.8
-    mask = read_volume(tmp_path / "out" / table["mask"][0])
-    area = mask.array.sum() * np.prod(mask.spacing_mm)
-    assert area == pytest.approx(np.pi / 4 * 81, rel=0.15)
-    # painted with 0, with the radiograph's own finest detail left
-    assert after.array[mask.array > 0].mean() < 0.3 * before.array[mask.array > 0].mean()
-    page = (tmp_path / "out/index.html").read_text()
-    assert 'src="pictures/synthetic-nodule-0000.png"' in page
-    assert (tmp_path / "out/pictures/synthetic-nodule-0000.png").stat().st_size > 3_000
-    if path.suffix == ".png":
-        assert "SYNTHETIC" in Image.open(written).text["Description"]
-    if path.suffix == ".dcm":
-        assert b"Known" not in written.read_bytes()
-        assert list(pydicom.dcmread(written).ImageType[:2]) == ["DERIVED", "SECONDARY"]
-        if shutil.which("dciodvfy"):
-            told = subprocess.run(
-                ["dciodvfy", written], capture_output=True, text=True, check=False
-            )
-            assert "Error" not in told.stderr + told.stdout, told.stderr
-
-
-def test_radiographs_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
-    path, _ = radiograph(tmp_path, "png8")
-    (tmp_path / "broken.dcm").write_bytes(b"not DICOM")
-    write_radiograph(tmp_path / "colour.dcm", np.zeros((300, 260), np.uint16), "p", "MONOCHROME2")
-    data = pydicom.dcmread(tmp_path / "colour.dcm")
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
-    data.PixelData = bytes(300 * 260 * 6)
-    data.save_as(tmp_path / "colour.dcm")
-    where = {"y": 100, "x": 100, "diameter_mm": 9}
-    names = (path.name, "broken.dcm", "none.dcm", "colour.dcm")
-    rows = [{"study": name, **where} for name in names]
-    pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
-    told = " ".join(data.plan.failed.values())
-    reasons = ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist")
-    for what in (*reasons, "pixels of shape (300, 260, 3)"):
-        assert what in told
-
-
-def test_a_pictures_spacing_may_differ_by_axis(tmp_path: Path) -> None:
-    path, _ = radiograph(tmp_path, "png8")
-    row = {"study": path.name, "y": 150, "x": 130, "diameter_mm": 9}
-    rows = [
-        {**row, "spacing_mm": "0.5 0.25"},
-        {**row, "study": f"./{path.name}", "spacing_mm": "-"},
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
-    assert data.read(path, rows[0]).spacing_mm == (0.5, 0.25)
-    assert list(data.plan.failed.values()) == [
-        "spacing_mm is '-': give a number above 0, or two, along y and x"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,x\na,1\n", "lacks the column study"),
-        ("study,name\na,n\na,n\n", "requests of the same name"),
-        (None, "does not exist"),
-    ],
-)
-def test_wrong_tables_are_refused(text: str | None, message: str, tmp_path: Path) -> None:
-    if text:
-        (tmp_path / "requests.csv").write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        InsertionDataModule(tmp_path / "requests.csv").setup("predict")

@@ -1,13 +1,38 @@
-"""Data modules of requests, set up as a run does it."""
+"""Requests as a run asks them: of a model that paints, or of none."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from datamodules.batch import Roi
+import torch
+from lightning import LightningModule
+
+from datamodules.batch import Provenance, Roi, Synthesis
 from datamodules.insertion.modules import InsertionDataModule
+from lightning_modules.core.inpainting import feather, paste
 
 RADIOGRAPH_ROI = Roi(64, 0.8)
+
+
+class Painter(LightningModule):
+    """Paints 0 HU where a nodule is asked for."""
+
+    margin_voxels = 3
+    provenance = Provenance("painter.ckpt", 0, 1, ("a", "b"))
+
+    def __init__(self, roi: Roi) -> None:
+        super().__init__()
+        self.roi = roi
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Synthesis:
+        weight = feather(batch["mask"], 3)
+        image = paste(batch["image"], torch.zeros_like(batch["image"]), weight)
+        none = torch.zeros(len(image), 0)
+        return Synthesis(
+            *(image, batch["image"], batch, none, none, none[0]),
+            window=(-1000.0, 400.0),
+            provenance=self.provenance,
+        )
 
 
 def asked_of(
