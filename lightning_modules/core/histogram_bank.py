@@ -80,6 +80,20 @@ class Wanted(NamedTuple):
     patients: Sequence[str]
     numbers: Tensor
 
+    def of(self, chosen: Tensor) -> "Wanted":
+        """Some of the requests.
+
+        Args:
+            chosen: `(B,)` booleans.
+        """
+        return Wanted(
+            self.subtypes[chosen],
+            self.measures[chosen],
+            {name: values[chosen] for name, values in self.ratings.items()},
+            [who for who, one in zip(self.patients, chosen.tolist(), strict=True) if one],
+            self.numbers[chosen],
+        )
+
 
 def wanted_of(batch: NoduleBatch) -> Wanted:
     """What is known of a batch's nodules."""

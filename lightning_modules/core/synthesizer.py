@@ -199,6 +199,7 @@ class Synthesizer:
             raise ValueError(message)
         lacking = histogram.isnan().any(1)
         if lacking.any():
-            drawn = bank.draw(wanted_of(batch), self.sampling.seed)
-            histogram = torch.where(lacking[:, None], drawn, histogram)
+            histogram = histogram.clone()
+            wanted = wanted_of(batch).of(lacking)
+            histogram[lacking] = bank.draw(wanted, self.sampling.seed)
         return {**batch, "histogram": histogram}

@@ -53,6 +53,21 @@ def test_a_checkpoint_alone_gives_the_same_nodules(checkpoint: Make, spatial_dim
     assert not torch.equal(drawn.image, ours.image)
 
 
+def test_a_histogram_of_ones_own_needs_no_like_nodule(checkpoint: Make) -> None:
+    """What is asked for stays; the bank is asked for the rest alone."""
+    path, _, batch = checkpoint(2)
+    synthesizer = Synthesizer.load(path)
+    drawn = synthesizer.with_histograms(batch)["histogram"]
+    own = torch.eye(16)[:1]
+    unknown = {**batch, "subtype": torch.cat([torch.tensor([-1]), batch["subtype"][1:]])}
+    asked = {**unknown, "histogram": torch.cat([own, torch.full((2, 16), torch.nan)])}
+    given = synthesizer.with_histograms(asked)["histogram"]
+    assert torch.equal(given, torch.cat([own, drawn[1:]]))
+    assert asked["histogram"][1:].isnan().all()  # the batch itself is left as it is
+    with pytest.raises(ValueError, match="holds no unknown nodule"):
+        synthesizer.with_histograms(unknown)
+
+
 def test_it_says_what_it_is(checkpoint: Make) -> None:
     path, model, batch = checkpoint(3)
     synthesizer = Synthesizer.load(str(path))
