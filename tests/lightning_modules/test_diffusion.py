@@ -336,6 +336,19 @@ def test_figures_and_requests(spatial_dims: int, trained: Make, make_trainer: Ma
     assert len(bank.histograms) == len(data.datasets["train"].subtypes)
 
 
+def test_conditions_count_over_the_models_window_and_bins(make_diffusion: Make) -> None:
+    """A histogram that is asked for means the same to the network, the bank and the figures."""
+    model = make_diffusion(2, window=(-900, 500), histogram_bins=7)
+    batch = {"image": torch.full((1, 1, 4, 4), -850.0), "mask": torch.ones(1, 1, 4, 4)}
+    expected = model.facts.histogram(**batch)
+    assert expected.shape == (1, 7)
+    assert expected[0].argmax() == 0
+    for network in (model.denoiser, model.ema.module):
+        conditioner = network.conditioners["histogram"]
+        assert torch.equal(conditioner.requested(batch), expected)
+        assert conditioner.bank.histograms.shape[1] == 7
+
+
 def test_mistakes_are_named(
     tmp_path: Path, make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: Make
 ) -> None:
