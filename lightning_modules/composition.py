@@ -116,7 +116,7 @@ class SeveralAdapters(AdaptedDiffusion):
         if set(batch) != set(self.adapters):
             message = (
                 f"The data has the parts {sorted(batch)}, the adapters are "
-                f"{sorted(self.adapters)}: name data.init_args.parts like the adapters."
+                f"{sorted(self.adapters)}: name the data's parts like the adapters."
             )
             raise ValueError(message)
         total = torch.zeros((), device=self.device)
