@@ -16,7 +16,7 @@ def test_it_outlines_nodules_that_are_brighter_than_lung(store: Path, tmp_path: 
     settings = {"roi": Roi(16), "augmented_copies": 2, "cache_dir": tmp_path / "cache"}
     data = RealAndSyntheticDataModule(LIDCCollection(store), **settings)
     trainer = Trainer(
-        default_root_dir=tmp_path / "run", accelerator="cpu", max_steps=120, logger=False,
+        default_root_dir=tmp_path / "run", accelerator="cpu", max_steps=240, logger=False,
         enable_progress_bar=False, enable_checkpointing=False, callbacks=[SegmentationMetrics()],
     )  # fmt: skip
     model = NoduleSegmenter(Roi(16), width=8, learning_rate=1e-2, warmup_steps=5)
