@@ -71,6 +71,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         "noduleforge.place_radiographs", "place_radiographs", "Draw requests on radiographs."
     ),
     "compare": Command("noduleforge.compare", "compare", "Compare the runs of several arms."),
+    "realism": Command("noduleforge.realism", "realism", "Tell synthetic nodules from real ones."),
     "memorization": Command(
         "noduleforge.memorization", "memorization", "Look for copies of training nodules."
     ),

@@ -24,6 +24,9 @@ al. 2021)."""
 Predict = Callable[[Tensor, Tensor], Tensor]
 """From a noisy latent `(B, C, *latent)` and timesteps `(B,)` to the network's output."""
 
+Adjust = Callable[[Tensor, float], Tensor]
+"""From an estimate of x_0, `(B, C, *latent)`, and the share of steps done to a better one."""
+
 WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "uniform": lambda error_of_x0, snr, gamma: torch.ones_like(error_of_x0),
     "x0": lambda error_of_x0, snr, gamma: error_of_x0,
@@ -199,6 +202,7 @@ class DiffusionProcess(nn.Module):
         steps: int,
         solver: Solver = "dpm-solver++",
         generators: list[torch.Generator] | None = None,
+        adjust: Adjust | None = None,
     ) -> Tensor:
         """Synthesize the region and keep the rest.
 
@@ -214,6 +218,7 @@ class DiffusionProcess(nn.Module):
             steps: number of network evaluations.
             solver: which solver; `sde-dpm-solver++` draws noise at each step.
             generators: one for each sample, on the CPU; where that noise is drawn from.
+            adjust: what is done to the estimates of x_0; nothing by default.
 
         Returns:
             `(B, C, *latent)`, equal to `known` outside the region.
@@ -221,9 +226,11 @@ class DiffusionProcess(nn.Module):
         scheduler = self.solver(solver, steps)
         first = scheduler.timesteps[0].expand(len(known)).to(known.device)
         x_t = self.add_noise(known, noise, first)
-        for step in scheduler.timesteps:
+        for number, step in enumerate(scheduler.timesteps):
             timestep = step.expand(len(known)).to(known.device)
             x0 = self.x0(x_t, predict(x_t, timestep), timestep)
+            if adjust is not None:
+                x0 = adjust(x0, number / steps)
             x0 = torch.where(region > 0, x0, known)
             x_t = scheduler.step(x0, step, x_t, generator=generators).prev_sample
         return torch.where(region > 0, x_t, known)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from datamodules.batch import NoduleBatch
 from lightning_modules.core.conditioning import Conditioning, Surroundings, interleave_conditions
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.process import Predict, Solver
+
+Meeting = Literal["none", "final", "guided"]
+"""How a requested histogram is met; see `SamplingConfig.histogram`."""
 
 Branch = tuple[Conditioning, float]
 """A condition that the network is asked under, and the weight of its answer."""
@@ -26,12 +29,30 @@ class SamplingConfig:
         solver: the solver of the reverse process.
         guidance_scale: classifier-free guidance (Ho and Salimans 2022); 1 is none.
         seed: seed of the samples.
+        histogram: how the histogram that is asked for is met. `none`: as well as the network heeds
+            it. `final`: the nodule's voxels are moved to it when all is done. `guided`: the
+            estimates of the second half of the steps are moved to it as well, so that the network
+            still smooths what that leaves.
     """
 
     evaluations: int = 20
     solver: Solver = "dpm-solver++"
     guidance_scale: float = 1.0
     seed: int = 0
+    histogram: Meeting = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse another way to meet a histogram.
+
+        Raises:
+            ValueError: If `histogram` is none of these.
+        """
+        if self.histogram not in get_args(Meeting):
+            message = (
+                f"sampling.histogram is {self.histogram!r}, expected one of "
+                f"{', '.join(get_args(Meeting))}."
+            )
+            raise ValueError(message)
 
 
 class Guidance(ABC):

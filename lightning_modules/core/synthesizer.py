@@ -1,6 +1,6 @@
 """Synthetic nodules from a checkpoint, without a trainer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.description import build
 from lightning_modules.core.facts import ModelFacts
 from lightning_modules.core.histogram_bank import HistogramBank, wanted_of
+from lightning_modules.core.histogram_matching import match_histogram
 from lightning_modules.core.inpainting import (
     feather,
     inpaint_mask,
@@ -25,9 +26,13 @@ from lightning_modules.core.inpainting import (
     to_latent_mask,
 )
 from lightning_modules.core.merging import Weighted
-from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.process import Adjust, DiffusionProcess
 from lightning_modules.core.randomness import generator, sample_noise
 from lightning_modules.core.sampling import Guidance, SamplingConfig, guided
+
+GUIDED_FROM = 0.5
+"""Share of the steps after which guidance by histograms begins: before, an estimate is a mean of
+nodules that has no texture whose ranks would mean anything."""
 
 
 @dataclass(eq=False)
@@ -137,14 +142,24 @@ class Synthesizer:
             batch: images, masks and conditions; what the images show inside the region is not
                 seen. With `histogram` in it that is requested, else that of the image in the mask.
             seed: overrides the seed of the sampling settings.
+
+        Raises:
+            ValueError: If a histogram is to be met, but none is asked for.
         """
         settings, facts = self.sampling, self.facts
         seed = settings.seed if seed is None else seed
         mask, background = batch["mask"], batch["image"]
+        requested = (
+            batch["histogram"] if "histogram" in batch else facts.histogram(background, mask)
+        )
+
+        def meet(image: Tensor) -> Tensor:
+            return match_histogram(image, mask, requested, self.window, batch["index"], seed)
+
+        self._check_histogram(batch)
         region = inpaint_mask(mask, facts.margin_voxels)
         latent_region = to_latent_mask(region, self.codec.compression)
-        mean, _ = self.codec.encode(mean_fill(facts.window.normalize(background), region))
-        context = self.codec.standardize(mean.float())
+        context = self._encode(mean_fill(facts.window.normalize(background), region))
         surroundings = Surroundings(context, latent_region)
         branches = self.guidance.branches(
             self.network, batch, surroundings, settings.guidance_scale
@@ -157,12 +172,12 @@ class Synthesizer:
             max(settings.evaluations // len(branches), 1),
             settings.solver,
             [generator("solver", seed, index) for index in batch["index"].tolist()],
+            self._guide(meet) if settings.histogram == "guided" else None,
         )
-        synthetic = facts.window.denormalize(self.codec.decode(latent).float())
+        synthetic = self._decode(latent)
+        if settings.histogram != "none":
+            synthetic = meet(synthetic)
         pasted = paste(background, synthetic, feather(mask, facts.margin_voxels))
-        requested = (
-            batch["histogram"] if "histogram" in batch else facts.histogram(background, mask)
-        )
         return Synthesis(
             image=pasted,
             background=background,
@@ -173,6 +188,40 @@ class Synthesizer:
             window=self.window,
             provenance=replace(self.provenance, seed=seed, evaluations=settings.evaluations),
         )
+
+    def _check_histogram(self, batch: NoduleBatch) -> None:
+        """Refuse to meet the histogram of what lies where a nodule is wanted."""
+        if self.sampling.histogram != "none" and self.bank is None and "histogram" not in batch:
+            message = (
+                f"sampling.histogram is {self.sampling.histogram!r}, but the model is not "
+                "conditioned on histograms and none is asked for: set it to none, or give one."
+            )
+            raise ValueError(message)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """Standardized latents of images in [-1, 1]."""
+        mean, _ = self.codec.encode(image)
+        return self.codec.standardize(mean.float())
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        """Images in physical units of standardized latents."""
+        return self.facts.window.denormalize(self.codec.decode(latent).float())
+
+    def _guide(self, meet: Callable[[Tensor], Tensor]) -> Adjust:
+        """Moves estimates of x_0 by what moving their images to a histogram changes in latents.
+
+        Training-free, after arXiv 2606.31683. The difference of two encodings is added, so that
+        what the codec loses is not lost anew at each step.
+        """
+
+        def adjust(x0: Tensor, done: float) -> Tensor:
+            if done < GUIDED_FROM:
+                return x0
+            image = self._decode(x0)
+            moved, same = map(self.facts.window.normalize, (meet(image), image))
+            return x0 + self._encode(moved) - self._encode(same)
+
+        return adjust
 
     def with_histograms(self, batch: NoduleBatch) -> NoduleBatch:
         """The batch with a histogram for each nodule, where the model is conditioned on them.

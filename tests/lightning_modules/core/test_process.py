@@ -327,6 +327,27 @@ def test_a_perfect_network_gives_the_latent_and_the_known_part_is_kept(
     assert len(oracle.asked) == steps
 
 
+def test_estimates_are_adjusted_inside_the_region_alone() -> None:
+    """The last estimate is what a sampler ends at; it is told how far it has come."""
+    process = DiffusionProcess()
+    known, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    region = torch.zeros(2, 1, 4, 4)
+    region[..., 1:3, 1:3] = 1
+    told: list[float] = []
+
+    def adjust(x0: Tensor, done: float) -> Tensor:
+        told.append(done)
+        return torch.full_like(x0, 0.25)
+
+    found = process.sample(
+        lambda x_t, timestep: torch.zeros_like(x_t), known, region, noise, 4, adjust=adjust
+    )
+    assert told == [0, 0.25, 0.5, 0.75]
+    inside = region.expand_as(known) > 0
+    torch.testing.assert_close(found[inside], torch.full_like(found[inside], 0.25))
+    assert torch.equal(found[~inside], known[~inside])
+
+
 @pytest.mark.parametrize(("prediction", "solver"), SOLVERS)
 def test_any_number_of_steps_is_that_number_of_evaluations(prediction: Any, solver: Any) -> None:
     process = DiffusionProcess(prediction)

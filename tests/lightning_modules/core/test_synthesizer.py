@@ -3,19 +3,23 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from radiographs import SETTINGS, Make, parts, some
+from torch import Tensor
 
-from datamodules.batch import NoduleBatch, Roi
+from datamodules.batch import NoduleBatch, Roi, Synthesis
 from datamodules.patients import patient_key
 from lightning_modules.core.adapters import save_adapter
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import BackgroundConditioner
 from lightning_modules.core.description import KNOWN, Parts, build, describe
 from lightning_modules.core.facts import ModelFacts, check_facts
+from lightning_modules.core.histogram import wasserstein1
+from lightning_modules.core.inpainting import inpaint_mask
+from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.cxr import CXRLabels
@@ -66,6 +70,46 @@ def test_a_histogram_of_ones_own_needs_no_like_nodule(checkpoint: Make) -> None:
     assert asked["histogram"][1:].isnan().all()  # the batch itself is left as it is
     with pytest.raises(ValueError, match="holds no unknown nodule"):
         synthesizer.with_histograms(unknown)
+
+
+@DIMENSIONS
+@pytest.mark.parametrize("meeting", ["final", "guided"])
+def test_a_requested_histogram_is_met(
+    checkpoint: Make, spatial_dims: int, meeting: Literal["final", "guided"]
+) -> None:
+    """Whatever an untrained network paints; beyond the mask nothing is moved to it."""
+    path, _, batch = checkpoint(spatial_dims)
+    synthesizer = Synthesizer.load(path)
+    asked = synthesizer.with_histograms(batch)
+    plain = synthesizer(asked)
+    width = 1400 / 16
+    synthesizer.sampling.histogram = meeting
+    met = synthesizer(asked)
+
+    def missed(synthesis: Synthesis) -> Tensor:
+        found, wanted = synthesis.generated_histogram, synthesis.requested_histogram
+        return wasserstein1(found, wanted, width)
+
+    assert torch.equal(met.requested_histogram, plain.requested_histogram)
+    assert (missed(met) < 0.25 * width).all()
+    assert (missed(plain) > 2 * missed(met)).all()
+    outside = batch["mask"] == 0
+    assert torch.equal(met.image[outside], plain.image[outside]) == (meeting == "final")
+    far = inpaint_mask(batch["mask"], synthesizer.facts.margin_voxels) == 0
+    assert far.any()
+    assert torch.equal(met.image[far], batch["image"][far])
+
+
+def test_only_a_histogram_that_is_asked_for_is_met(checkpoint: Make) -> None:
+    """What lies where a nodule is wanted is nobody's request."""
+    path, _, batch = checkpoint(2)
+    synthesizer = Synthesizer.load(path)
+    del synthesizer.network.conditioners["histogram"]
+    synthesizer.sampling.histogram = "final"
+    with pytest.raises(ValueError, match=r"sampling\.histogram is 'final', but .* set it to none"):
+        synthesizer(batch)
+    with pytest.raises(ValueError, match="is 'rank', expected one of none, final, guided"):
+        SamplingConfig(histogram="rank")  # type: ignore[arg-type]
 
 
 def test_it_says_what_it_is(checkpoint: Make) -> None:
