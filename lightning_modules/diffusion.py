@@ -89,6 +89,11 @@ class NoduleDiffusion(LightningModule):
         """How far beyond the mask the synthetic nodule reaches into its surroundings."""
         return self.head.margin_voxels
 
+    @property
+    def histogram_bins(self) -> int:
+        """How many shares a histogram that is asked for has."""
+        return self.head.histogram_bins
+
     # --- beginning -----------------------------------------------------------------------------
 
     def load_weights(self) -> None:

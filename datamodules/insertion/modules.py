@@ -16,6 +16,7 @@ from datamodules.dataset import NoduleDataset
 from datamodules.hounsfield import AIR_HU, check_hu
 from datamodules.insertion.requests import (
     InsertionPlan,
+    by_study,
     code_of,
     pseudonym,
     read_finished,
@@ -23,7 +24,7 @@ from datamodules.insertion.requests import (
     read_requests,
     study_key,
 )
-from datamodules.insertion.rois import Region, check_apart, cut
+from datamodules.insertion.rois import Places, Region, cut
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
 from datamodules.ratings import RATINGS
@@ -129,6 +130,12 @@ class InsertionDataModule(NoduleDataModule):
         margin: int = model.margin_voxels
         return margin
 
+    @property
+    def histogram_bins(self) -> int:
+        """How many shares a histogram has in the model; 0 if it does not say it."""
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        return int(getattr(model, "histogram_bins", 0))
+
     def build(self) -> dict[str, NoduleDataset]:
         """Read every study once and cut its regions.
 
@@ -136,37 +143,34 @@ class InsertionDataModule(NoduleDataModule):
             FileNotFoundError: If there is no such table.
             ValueError: If the table is faulty, or there is nothing to be done.
         """
-        table = read_requests(self.requests)
-        root = self.requests.parent
+        rows = read_requests(self.requests)
         run = Path(self.trainer.default_root_dir if self.trainer else ".")
+        studies, failed = by_study(rows, self.requests.parent, self.histogram_bins)
         regions: list[Region] = []
-        failed: dict[str, str] = {}
         done: list[dict[str, Any]] = []
-        studies = list(table.groupby(["study", "copy"], sort=False))
-        for (name, _), rows in tqdm(studies, desc="studies", unit="study"):
-            key = study_key(str(name), rows)
+        for asked in tqdm(studies, desc="studies", unit="study"):
+            key, patient = study_key(asked), pseudonym(asked[0])
             if (finished := read_finished(run, key)) is not None:
                 done += finished
                 continue
-            path = root / str(name)
             try:
-                study = self.read(path, {str(k): v for k, v in rows.iloc[0].items()})
-            except (FileNotFoundError, ValueError) as error:
-                failed |= dict.fromkeys(rows["name"], str(error))
+                study = self.read(self.requests.parent / asked[0]["study"], asked[0])
+            except (OSError, ValueError) as error:
+                failed |= dict.fromkeys([row["name"] for row in asked], str(error))
                 continue
-            for row in rows.to_dict("records"):
-                given: dict[str, Any] = {str(column): value for column, value in row.items()}
-                given |= {"key": key, "patient_id": pseudonym(given)}
+            places = Places(min(self.roi.shape(self.spatial_dims)) * self.roi.spacing_mm)
+            for row in asked:
+                given = {**row, "key": key, "patient_id": patient}
                 try:
                     region = self.region(study, given)
-                    check_apart(region, [one for one in regions if one.row["key"] == key])
+                    places.take(region)
                     regions.append(region)
-                except (FileNotFoundError, ValueError) as error:
-                    failed[given["name"]] = str(error)
+                except (OSError, ValueError) as error:
+                    failed[row["name"]] = str(error)
         self.plan = InsertionPlan(
             table=self.requests,
-            names=tuple(table["name"]),
-            shape_patients=tuple(table["shape_patient_id"].dropna()),
+            names=tuple(row["name"] for row in rows),
+            shape_patients=tuple(one for row in rows if (one := row.get("shape_patient_id"))),
             waiting=tuple(region.row for region in regions),
             failed=failed,
             done=tuple(done),

@@ -1,20 +1,23 @@
 """Tables of requests to put nodules into studies, and what becomes of each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.digest import sha256
+from datamodules.insertion.rows import (
+    check_bins,
+    check_like,
+    check_row,
+    histogram_of,
+    radiograph_spacing,
+)
 from datamodules.io.radiographs import read_radiograph
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from datamodules.io.volumes import Volume
 
 
@@ -50,18 +53,22 @@ def finished_file(run: Path, key: str) -> Path:
 
 
 def read_finished(run: Path, key: str) -> list[dict[str, Any]] | None:
-    """Rows of the manifest of a study that a run has finished; None if it has not."""
+    """Rows of the manifest of a study that a run has finished; None if it has not.
+
+    What was finished, but is no longer there, is to be done again.
+    """
     path = finished_file(run, key)
-    rows: list[dict[str, Any]] | None = json.loads(path.read_text()) if path.is_file() else None
-    return rows
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    there = all((run / row[kind]).exists() for row in rows for kind in ("image", "mask"))
+    return rows if rows and there else None
 
 
-def read_requests(path: Path) -> "pd.DataFrame":
+def read_requests(path: Path) -> list[dict[str, Any]]:
     """Read a table of requests.
 
     Returns:
-        One request a row, with a unique `name`, `study`, `copy`, `shape_patient_id` and `index`
-        (the seed).
+        For each request the texts of its filled cells by column, with a unique `name`, `copy`, and
+        its `number` in the table; `check_row` says what is wrong with a row.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -72,56 +79,25 @@ def read_requests(path: Path) -> "pd.DataFrame":
     if not path.is_file():
         message = f"{path} does not exist: give a table of requests"
         raise FileNotFoundError(message)
-    texts = ("name", "study", "copy", "patient_id", "subtype", "mask", "shape_patient_id")
-    table = pd.read_csv(path, dtype=dict.fromkeys((*texts, "spacing_mm"), str))
-    if "study" not in table or table.empty or table["study"].isna().any():
-        message = f"{path} lacks the column study, or a cell of it: say which study each row is for"
+    table = pd.read_csv(path, dtype=str)
+    if "study" not in table or table.empty:
+        message = f"{path} lacks the column study, or rows: say which study each row is for"
         raise ValueError(message)
-    numbered = pd.Series([f"nodule-{number:04}" for number in range(len(table))])
-    table["name"] = table["name"].fillna(numbered) if "name" in table else numbered
-    if table["name"].duplicated().any():
-        message = f"{path} has requests of the same name: make names unique"
-        raise ValueError(message)
-    table["copy"] = table["copy"].fillna("") if "copy" in table else ""
-    if "shape_patient_id" not in table:
-        table["shape_patient_id"] = None
-    seeds = table["seed"] if "seed" in table else pd.Series(np.nan, table.index)
-    table["index"] = np.where(seeds.isna(), np.arange(len(table)), seeds.fillna(0)).astype(int)
-    return table
-
-
-def histogram_of(row: dict[str, Any]) -> tuple[float, ...]:
-    """The histogram that is asked for: shares with spaces between; empty where there is none."""
-    text = row.get("histogram")
-    if not isinstance(text, str) or not text.strip():
-        return ()
-    try:
-        shares = np.array([float(word) for word in text.split()])
-    except ValueError as error:
-        message = f"histogram is {text!r}: give numbers with spaces between"
-        raise ValueError(message) from error
-    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-3:
-        message = f"histogram sums to {shares.sum():g}: give shares of at least 0 that sum to 1"
-        raise ValueError(message)
-    return tuple((shares / shares.sum()).tolist())
-
-
-def radiograph_spacing(text: Any) -> tuple[float, float] | None:
-    """A picture's spacing along y and x in mm, from a cell of the table; None where it is empty.
-
-    Raises:
-        ValueError: If it is not one number above 0, or two.
-    """
-    if not isinstance(text, str) or not text.strip():
-        return None
-    try:
-        numbers = [float(word) for word in text.split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not min(numbers) > 0:
-        message = f"spacing_mm is {text!r}: give a number above 0, or two, along y and x"
-        raise ValueError(message)
-    return numbers[0], numbers[-1]
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, str] = {}
+    for number, cells in enumerate(table.to_dict("records")):
+        filled = {str(column): text for column, text in cells.items() if isinstance(text, str)}
+        filled = {"name": f"nodule-{number:04}", "copy": "", **filled, "number": number}
+        name = filled["name"]
+        # file systems may not tell large from small letters
+        if (other := seen.get(name.casefold())) is not None:
+            message = (
+                f"{path} has requests of the same name, {other!r} and {name!r}: make names unique"
+            )
+            raise ValueError(message)
+        seen[name.casefold()] = name
+        rows.append(filled)
+    return rows
 
 
 def read_requested_radiograph(path: Path, row: Mapping[str, Any]) -> "Volume":
@@ -144,12 +120,43 @@ def code_of(subtype: Any) -> int:
     return SUBTYPES.index(subtype) if subtype in SUBTYPES else UNKNOWN_SUBTYPE
 
 
-def study_key(study: str, rows: "pd.DataFrame") -> str:
-    """Stands for a study with its requests."""
-    return sha256(study, rows.to_json(orient="split"))[:16]
+def by_study(
+    rows: Iterable[Mapping[str, Any]], root: Path, bins: int
+) -> tuple[list[list[dict[str, Any]]], dict[str, str]]:
+    """Check each request, and put those for the same copy of the same study together.
+
+    Args:
+        rows: as `read_requests` returns them.
+        root: folder that their files are relative to.
+        bins: of the model's histograms; 0 for as many as the first request asks for.
+
+    Returns:
+        The requests of each study as `check_row` returns them, and by name why others are faulty.
+    """
+    studies: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    for cells in rows:
+        try:
+            row = check_row(cells, root)
+            check_bins(row, bins)
+            others = studies.setdefault((row["file"], row["copy"]), [])
+            if others:
+                check_like(row, others[0])
+        except (ValueError, OSError) as error:
+            failed[cells["name"]] = str(error)
+            continue
+        bins = bins or len(histogram_of(row))
+        others.append(row)
+    return [group for group in studies.values() if group], failed
 
 
-def pseudonym(row: dict[str, Any]) -> str:
+def study_key(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Stands for a study with its requests, wherever the table lies and they stand in it."""
+    place = ("file", "number")
+    told = [{name: value for name, value in row.items() if name not in place} for row in rows]
+    return sha256(json.dumps(told, sort_keys=True))[:16]
+
+
+def pseudonym(row: Mapping[str, Any]) -> str:
     """The request's patient, or a name made of the study's path that says nothing about it."""
-    given = row.get("patient_id")
-    return given if isinstance(given, str) and given else f"study-{sha256(row['study'])[:10]}"
+    return str(row.get("patient_id") or f"study-{sha256(row['study'])[:10]}")

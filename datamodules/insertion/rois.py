@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batch import Roi
-from datamodules.insertion.requests import histogram_of
+from datamodules.insertion.rows import histogram_of
 from datamodules.io.volumes import Volume, read_volume, resample, resample_mask
 
 
@@ -89,9 +90,13 @@ def position(study: Volume, row: dict[str, Any], shape: Volume | None) -> Sequen
     rank = study.array.ndim
     world, voxel = ("x_mm", "y_mm", "z_mm")[:rank], ("z", "y", "x")[-rank:]
     point = [float(row.get(name, np.nan)) for name in world]
+    index = [float(row.get(name, np.nan)) for name in voxel]
+    for names, values in ((world, point), (voxel, index)):
+        if np.isfinite(values).any() and not np.isfinite(values).all():
+            message = f"has only some of {', '.join(names)}: give all, or none of them"
+            raise ValueError(message)
     if np.isfinite(point).all():
         return point
-    index = [float(row.get(name, np.nan)) for name in voxel]
     if np.isfinite(index).all():
         return study.grid.world(index)
     if shape is not None and shape.grid.matches(study.grid):
@@ -122,18 +127,40 @@ def recentred(shape: Volume, size: tuple[int, ...], spacing_mm: float) -> NDArra
     return array
 
 
-def check_apart(region: Region, others: Sequence[Region]) -> None:
-    """Refuse a nodule whose box meets that of an earlier one of the same study.
+class Places:
+    """Where the nodules of one study lie, so that no two are asked for at the same place.
 
-    Raises:
-        ValueError: If they meet; names the other one.
+    Boxes are kept by the cells of a coarse lattice that they touch: each is compared with its
+    neighbours alone, however many there are.
     """
-    low, high = extent(region)
-    for other in others:
-        lower, higher = extent(other)
-        if (low <= higher).all() and (lower <= high).all():
-            message = f"is at the place of {other.row['name']}: give another position"
-            raise ValueError(message)
+
+    def __init__(self, cell_mm: float) -> None:
+        """Begin with none.
+
+        Args:
+            cell_mm: edge of a cell, about that of the largest box.
+        """
+        self.cell_mm = cell_mm
+        self.taken: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
+        self.cells: dict[tuple[int, ...], list[int]] = {}
+
+    def take(self, region: Region) -> None:
+        """Take a nodule's place.
+
+        Raises:
+            ValueError: If its box meets that of an earlier one; names that.
+        """
+        low, high = extent(region)
+        ends = [np.floor(end / self.cell_mm).astype(int) for end in (low, high)]
+        touched = list(product(*map(range, ends[0].tolist(), (ends[1] + 1).tolist())))
+        for number in sorted({one for cell in touched for one in self.cells.get(cell, ())}):
+            name, lower, higher = self.taken[number]
+            if (low <= higher).all() and (lower <= high).all():
+                message = f"is at the place of {name}: give another position"
+                raise ValueError(message)
+        for cell in touched:
+            self.cells.setdefault(cell, []).append(len(self.taken))
+        self.taken.append((region.row["name"], low, high))
 
 
 def extent(region: Region) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,0 +1,142 @@
+"""One study, its synthetic nodules put in one after the other, and the files that come of it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from callbacks.before_after import before_and_after
+from callbacks.study_files import FILES, Placed
+from datamodules.insertion.edits import Edit, apply, box_of
+from datamodules.insertion.requests import finished_file
+from datamodules.io.volumes import Volume, write_volume
+from datamodules.io.whole_files import written_whole
+
+BUILDING = ".building-"
+"""Begins the name of a folder where the files of a study that is not finished are."""
+
+INSERTED = "inserted"
+"""Status of a nodule that is in its study."""
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a run that was killed has left half done.
+
+    Args:
+        root: the run's folder.
+    """
+    for folder in root.glob(f"{BUILDING}*"):
+        shutil.rmtree(folder)
+
+
+class EditedStudy:
+    """A study that gets its nodules.
+
+    All files are written into a folder of their own and moved to their places together, so that a
+    study that cannot be finished leaves nothing behind.
+    """
+
+    def __init__(self, source: Path, row: dict[str, Any], root: Path, rank: int) -> None:
+        """Read the study.
+
+        Args:
+            source: of the study.
+            row: the first of its requests.
+            root: the run's folder.
+            rank: the number of its axes.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is damaged.
+        """
+        self.source, self.root = source, root
+        self.key, self.patient = row["key"], row["patient_id"]
+        self.files = FILES[rank]
+        self.study = self.files.read(source, row)
+        self.folder = root / f"{BUILDING}{self.key}"
+        self.placed: Placed = {}
+        self.edits: list[tuple[dict[str, Any], tuple[float, ...]]] = []
+
+    def insert(self, edit: Edit) -> None:
+        """Put a nodule in, and draw it."""
+        name = edit.row["name"]
+        before = self.study.array[box_of(self.study, edit.change)].copy()
+        box, mask = self.placed[name] = apply(self.study, edit)
+        facts = f"{edit.row.get('subtype') or 'nodule'}, {edit.row['diameter_mm']:.1f} mm"
+        parts = (before, self.study.array[box], mask)
+        title = f"synthetic-{name}: {facts}"
+        picture = before_and_after(*parts, self.study.spacing_mm, title)
+        with written_whole(self.folder / f"pictures/synthetic-{name}.png") as path:
+            picture.savefig(path, dpi=110)
+        roi = edit.change
+        center = roi.grid.world([n // 2 for n in roi.array.shape])
+        self.edits.append((edit.row, center))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write the study and its masks.
+
+        Returns:
+            The nodules' rows of the manifest.
+
+        Raises:
+            ValueError: If the source cannot be read again.
+        """
+        # named so that it says what it is where the format has no header
+        name = f"synthetic-{self.source.name.split('.')[0]}-{self.key[:6]}"
+        image = self.files.write(
+            self.source, self.study, self.folder, name, self.placed, self.key, self.patient
+        )
+        rows = [manifest_row(row, center, image) for row, center in self.edits]
+        study = self.study
+        whole = np.zeros(study.array.shape, np.uint8)
+        volume = Volume(whole, study.spacing_mm, study.origin_mm, study.direction)
+        for row, (box, mask) in zip(rows, self.placed.values(), strict=True):
+            whole[box] = mask
+            path = self.folder / row["mask"]
+            write_volume(path, volume, "mask of a synthetic nodule, noduleforge")
+            whole[box] = 0
+        self._move()
+        with written_whole(finished_file(self.root, self.key)) as path:
+            path.write_text(json.dumps(rows))
+        return rows
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _move(self) -> None:
+        """Move all files to their places in the run's folder."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file():
+                place = self.root / path.relative_to(self.folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, place)
+        shutil.rmtree(self.folder)
+
+
+def manifest_row(row: dict[str, Any], center: tuple[float, ...], image: str) -> dict[str, Any]:
+    """An inserted nodule's row of the manifest.
+
+    Args:
+        row: the request, with the `provenance` of what was synthesized.
+        center: world position of the nodule.
+        image: path of the study in the run's folder.
+    """
+    return {
+        "nodule_id": f"synthetic-{row['name']}",
+        "patient_id": row["patient_id"],
+        "image": image,
+        "mask": f"masks/synthetic-{row['name']}.nii.gz",
+        "subtype": row.get("subtype", ""),
+        "diameter_mm": round(row["diameter_mm"], 2),
+        **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", center, strict=False)},
+        "seed": row["index"],
+        "evaluations": row["provenance"].evaluations,
+        "checkpoint": row["provenance"].checkpoint,
+        "status": INSERTED,
+        "reason": "",
+        "synthetic": "true",
+    }
