@@ -9,6 +9,7 @@ import pandas as pd
 
 from datamodules.io.volumes import read_volume
 from datamodules.io.whole_files import written_whole
+from datamodules.tables import read_table
 from noduleforge.evaluation.bootstrap import interval, seed_weights
 from noduleforge.evaluation.runs import GENERATION, Measured, by_arm, measured
 
@@ -130,7 +131,7 @@ def pictures(arms: Mapping[str, Path], lines: int = 6) -> "Figure":
     from matplotlib.figure import Figure
 
     tables = {
-        arm: pd.read_csv(folder / "synthetic/nodules.csv", index_col="nodule_id")
+        arm: read_table(folder / "synthetic/nodules.csv", {"nodule_id": str}).set_index("nodule_id")
         for arm, folder in arms.items()
     }
     common = sorted(set.intersection(*(set(table.index) for table in tables.values())))

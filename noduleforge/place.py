@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.collections.lidc import read_table
 from datamodules.hounsfield import AIR_HU, LUNG_THRESHOLD_HU, check_hu
@@ -39,6 +40,9 @@ GAP_MM = 3.0
 
 SCALES = (0.8, 1.25)
 """Shapes are made smaller or larger by a factor of this range."""
+
+AVOIDED = ("study", "x_mm", "y_mm", "z_mm", "diameter_mm")
+"""Columns of a table of nodules that are there already."""
 
 SHAPE_MM = 1.0
 """Spacing of the shapes that are written."""
@@ -115,7 +119,9 @@ def place(
         raise ValueError(message)
     library = read_shapes(shapes, select, diameter_mm)
     shares = wanted_shares(library, subtypes)
-    known = pd.read_csv(avoid) if avoid else pd.DataFrame(columns=["study"])
+    known = pd.DataFrame(columns=list(AVOIDED))
+    if avoid:
+        known = tables.read_table(avoid, {"study": str}, AVOIDED, empty=True)
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(tqdm(studies, desc="studies", unit="study")):

@@ -1,8 +1,9 @@
 """The NIH's ChestX-ray14 (Wang et al., CVPR 2017) as it is shipped."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from tqdm import tqdm
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from datamodules.collections.radiographs import RadiographCollection
 from datamodules.io.radiographs import lies_on_its_side, read_grey
 from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
-from datamodules.tables import raise_together, select_rows
+from datamodules.tables import raise_together, read_table, read_text, select_rows
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,7 @@ def read_entries(path: Path) -> pd.DataFrame:
         FileNotFoundError: If there is no such file.
         ValueError: If columns are missing or a size or spacing is not above zero.
     """
-    table = _read(path, dtype={"Patient ID": str, "Image Index": str})
-    missing = [name for name in ENTRIES if name not in table]
-    if missing:
-        message = f"{path} lacks the column(s) {missing} (found: {list(table.columns)}): use NIH's"
-        raise ValueError(message)
+    table = _read(path, {"Patient ID": str, "Image Index": str}, required=tuple(ENTRIES))
     table = table[list(ENTRIES)].rename(columns=ENTRIES)
     errors = []
     for name in ("width", "height", "spacing_x", "spacing_y"):
@@ -78,7 +75,7 @@ def read_boxes(path: Path) -> pd.DataFrame:
         FileNotFoundError: If there is no such file.
         ValueError: If a box is not inside the image.
     """
-    table = _read(path, header=0, names=BOXES, usecols=range(len(BOXES)), dtype={"image": str})
+    table = _read(path, names=BOXES, dtype={"image": str})
     left, top = table["x"], table["y"]
     right, bottom = left + table["width"], top + table["height"]
     inside = (left >= 0) & (top >= 0) & (right <= SIDE) & (bottom <= SIDE)
@@ -93,12 +90,16 @@ def read_boxes(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read(path: Path, **settings: Any) -> pd.DataFrame:
+def _read(
+    path: Path,
+    dtype: Mapping[str, type],
+    required: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path} does not exist: it comes with ChestX-ray14, put it into root"
         raise FileNotFoundError(message)
-    table: pd.DataFrame = pd.read_csv(path, **settings)
-    return table
+    return read_table(path, dtype, required, names)
 
 
 class ChestXray14Collection(RadiographCollection):
@@ -190,7 +191,7 @@ class ChestXray14Collection(RadiographCollection):
         official = self.root / "test_list.txt"
         if not official.is_file():
             return super().split(table, fractions, split_seed)
-        tested = set(official.read_text().split())
+        tested = set(read_text(official).split())
         is_test = table["path"].map(lambda path: path.name in tested)
         train, val, _ = fractions
         if not train + val:

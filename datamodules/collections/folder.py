@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from datamodules import tables
 from datamodules.collections.lidc import read_table
 from datamodules.collections.radiographs import RadiographCollection, RadiographRegions
 from datamodules.io.radiographs import PICTURES
@@ -118,13 +119,8 @@ class FolderCollection(RadiographCollection):
         if not path.is_file():
             message = f"{path} does not exist: check root and the table's name"
             raise FileNotFoundError(message)
-        table = pd.read_csv(path, dtype={"image": str, "patient_id": str, "split": str})
-        if missing := [name for name in COLUMNS if name not in table]:
-            message = (
-                f"{path} lacks the column(s) {missing} (found: {', '.join(table.columns)}): it "
-                f"needs {', '.join(COLUMNS)}"
-            )
-            raise ValueError(message)
+        texts = {"image": str, "patient_id": str, "split": str}
+        table = tables.read_table(path, texts, COLUMNS)
         spacing = pd.to_numeric(table["spacing_mm"], errors="coerce")
         errors = [
             f"{path}: spacing_mm of {row.image} is {row.spacing_mm!r}, expected a number above 0"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from datamodules.collections.radiographs import RadiographCollection
 from datamodules.io.radiographs import JSRT_SIDE, JSRT_SPACING_MM
-from datamodules.tables import raise_together, select_rows
+from datamodules.tables import raise_together, read_text, select_rows
 
 COLUMNS = (
     "file", "subtlety", "size_mm", "age", "sex", "x", "y", "malignancy", "location", "diagnosis",
@@ -34,7 +34,7 @@ def read_table(path: Path) -> pd.DataFrame:
         message = f"{path} does not exist: it comes with JSRT's images, put it into root"
         raise FileNotFoundError(message)
     rows, errors = [], []
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "latin-1").splitlines(), 1):
         if not line.strip():
             continue
         cells = [cell.strip() for cell in line.split("\t")]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
 from datamodules.hounsfield import AIR_HU, check_hu
@@ -46,7 +47,7 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
         raise FileNotFoundError(message)
     columns = columns or {}
     texts = [columns.get(name, name) for name in (*REQUIRED, "subtype")]
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    table = tables.read_table(path, dtype=dict.fromkeys(texts, str))
     found = ", ".join(map(str, table.columns))
     known = (*REQUIRED, "subtype", *RATINGS)
     for name in columns:
@@ -66,9 +67,6 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
             f"{path} lacks the column(s) {', '.join(missing)} (found: {found}): "
             "say with `columns` how the table names them"
         )
-        raise ValueError(message)
-    if table.empty:
-        message = f"{path} has no rows: give one nodule a row"
         raise ValueError(message)
     table = select_rows(table, select, str(path))
     table = table[[name for name in wanted if name in table]].rename(columns=wanted)

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from datamodules.tables import raise_together
+from datamodules.tables import raise_together, read_table
 
 COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
 """How file names of public collections begin; the group says the patient. NODE21 is made of
@@ -67,10 +65,7 @@ def read_source_ids(path: Path) -> dict[str, str]:
             f"{path} does not exist: give a table of renamed radiographs, or null if there are none"
         )
         raise FileNotFoundError(message)
-    table = pd.read_csv(path, dtype=str)
-    if missing := [name for name in RENAMED if name not in table]:
-        message = f"{path} lacks the column(s) {missing} (found: {', '.join(table.columns)})"
-        raise ValueError(message)
+    table = read_table(path, dtype=dict.fromkeys(RENAMED, str), required=RENAMED, empty=True)
     now, then = (table[name].map(_stem) for name in RENAMED)
     return dict(zip(now, then, strict=True))
 

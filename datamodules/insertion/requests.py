@@ -16,6 +16,7 @@ from datamodules.insertion.rows import (
     radiograph_spacing,
 )
 from datamodules.io.radiographs import read_radiograph
+from datamodules.tables import read_table
 
 if TYPE_CHECKING:
     from datamodules.io.volumes import Volume
@@ -74,15 +75,7 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: If there is no such file.
         ValueError: If it has no study column, no request, or a name twice.
     """
-    import pandas as pd
-
-    if not path.is_file():
-        message = f"{path} does not exist: give a table of requests"
-        raise FileNotFoundError(message)
-    table = pd.read_csv(path, dtype=str)
-    if "study" not in table or table.empty:
-        message = f"{path} lacks the column study, or rows: say which study each row is for"
-        raise ValueError(message)
+    table = read_table(path, dtype=str, required=["study"])
     rows: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for number, cells in enumerate(table.to_dict("records")):

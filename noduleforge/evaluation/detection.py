@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from datamodules.tables import read_table
 from noduleforge.evaluation.bootstrap import Estimate, estimate, interval, patient_weights
 from noduleforge.evaluation.froc import (
     RATES,
@@ -153,8 +154,8 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
         if not (folder / name).is_file():
             message = f"{folder / name} is missing: run `lightning test` there again."
             raise FileNotFoundError(message)
-    table = pd.read_csv(folder / TABLE, dtype={"name": str, "patient_id": str})
-    candidates = pd.read_csv(folder / "candidates.csv", dtype={"image": str})
+    table = read_table(folder / TABLE, dtype={"name": str, "patient_id": str})
+    candidates = read_table(folder / "candidates.csv", dtype={"image": str}, empty=True)
     false = candidates[candidates["hit"] == 0].groupby("image")["score"]
     hits = candidates[candidates["hit"] == 1].groupby(["image", "nodule"])["score"].max()
     scores = {str(name): part.to_numpy(float) for name, part in false}
@@ -164,7 +165,7 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, float]:
     ]
     table["found"] = pd.Series(found)
     table["false_positives"] = pd.Series([scores.get(n, np.empty(0)) for n in table["name"]])
-    figures = pd.read_csv(folder / "detection_figures.csv").set_index("figure")["value"]
+    figures = read_table(folder / "detection_figures.csv").set_index("figure")["value"]
     youden = figures[figures.index.str.startswith("youden_threshold")]
     return table, float(youden.iloc[0])
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from datamodules.tables import read_table
 from noduleforge.evaluation import classification, detection, segmentation
 from noduleforge.evaluation.bootstrap import REPLICATES, Estimate, mean_estimate
 from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
@@ -26,6 +27,10 @@ KNOWN = {"w1", "spread", "count", "patch", "nodule", "features"}
 
 DESCRIBED = ["patient_id", "subtype", "diameter_mm"]
 """Columns of a table of nodules that are not figures."""
+
+
+IDENTIFIERS = {"name": str, "patient_id": str}
+"""Columns that are text, whatever their digits."""
 
 
 class Tested(NamedTuple):
@@ -144,7 +149,7 @@ def tested_by(folders: Sequence[Path]) -> str:
 
 def read_classifier(folder: Path) -> Tested:
     """Every figure of every class."""
-    table = pd.read_csv(folder / classification.TABLE)
+    table = read_table(folder / classification.TABLE, IDENTIFIERS)
     found = {
         f"{figure}/{name}": estimate
         for (name, figure), estimate in classification.estimates(table).items()
@@ -154,7 +159,7 @@ def read_classifier(folder: Path) -> Tested:
 
 def read_segmenter(folder: Path) -> Tested:
     """Every figure of single nodules, by subtype and size."""
-    return of_nodules(pd.read_csv(folder / segmentation.TABLE, index_col="name").sort_index())
+    return of_nodules(_by_name(folder / segmentation.TABLE))
 
 
 def read_detector(folder: Path) -> Tested:
@@ -174,8 +179,7 @@ def read_generator(folder: Path) -> Tested:
     if not (folder / "nodules.csv").is_file():
         message = f"{folder / 'nodules.csv'} is missing: run `lightning test` there again."
         raise FileNotFoundError(message)
-    nodules = pd.read_csv(folder / "nodules.csv", index_col="name").sort_index()
-    cases, estimates = of_nodules(nodules)
+    cases, estimates = of_nodules(_by_name(folder / "nodules.csv"))
     for row in last_test(folder).itertuples():
         if str(row.figure).split("/")[0] not in KNOWN:
             value = float(row.value)  # type: ignore[arg-type]
@@ -190,7 +194,7 @@ def last_test(folder: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: If there are none.
     """
-    figures = pd.read_csv(folder / GENERATION)
+    figures = read_table(folder / GENERATION)
     figures = figures[figures["split"] == "test"]
     if figures.empty:
         message = f"{folder / GENERATION} has no test split: run `lightning test`."
@@ -217,6 +221,11 @@ def check_generators(folders: Sequence[Path]) -> None:
                         f"{name} {ours!r} and {its!r}. Test both with the same data and settings."
                     )
                     raise ValueError(message)
+
+
+def _by_name(path: Path) -> pd.DataFrame:
+    """A table of nodules, sorted by their names."""
+    return read_table(path, IDENTIFIERS, ("name", *DESCRIBED)).set_index("name").sort_index()
 
 
 def of_nodules(table: pd.DataFrame) -> Tested:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from datamodules.hounsfield import check_hu
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import read_volume
+from datamodules.tables import read_table
 from noduleforge.prepare.store import (
     Cut,
     Rows,
@@ -62,11 +62,7 @@ def prepare_volumes(
     if not table.is_file():
         message = f"{table} does not exist: give a table of volumes and masks"
         raise FileNotFoundError(message)
-    found = pd.read_csv(table, dtype=dict.fromkeys(COLUMNS, str))
-    missing = [name for name in COLUMNS if name not in found]
-    if missing:
-        message = f"{table} lacks the column(s) {', '.join(missing)}: expected {', '.join(COLUMNS)}"
-        raise ValueError(message)
+    found = read_table(table, dict.fromkeys(COLUMNS, str), COLUMNS)
     empty = found[list(COLUMNS)].isna().any(axis=1)
     if empty.any():
         lines = ", ".join(str(number + 2) for number in found.index[empty])

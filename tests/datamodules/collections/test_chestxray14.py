@@ -120,7 +120,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         read_entries(root / "Data_Entry_2017_v2020.csv")
     assert "spacing_y of 00000000_000.png is 'x'" in str(error.value)
     (root / "Data_Entry_2017_v2020.csv").write_text(rows.replace("Patient ID", "Patient"))
-    with pytest.raises(ValueError, match=r"lacks the column\(s\) \['Patient ID'\]"):
+    with pytest.raises(ValueError, match=r"lacks the column\(s\) Patient ID"):
         read_entries(root / "Data_Entry_2017_v2020.csv")
     (root / "BBox_List_2017.csv").write_text(BOXES + "a.png,Nodule,1000,10,80,20\n")
     with pytest.raises(ValueError, match=r"a box of a\.png is 1000"):
