@@ -20,6 +20,15 @@ TYPICAL_LUNG_HU = -850.0
 LUNG_THRESHOLD_HU = -400
 """Below this a voxel of a chest CT is air or lung."""
 
+INT16_HU = (-(2**15), 2**15 - 1)
+"""The range that files hold; metal may lie beyond it in studies of other types."""
+
+
+def to_int16(array: NDArray[Any]) -> NDArray[np.int16]:
+    """Round to whole HU; what lies beyond `INT16_HU` becomes its nearer end."""
+    whole: NDArray[np.int16] = np.rint(array).clip(*INT16_HU).astype(np.int16)
+    return whole
+
 
 def check_hu(array: NDArray[Any]) -> str | None:
     """Say what is wrong with values that should be Hounsfield units of a lung.

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from datamodules import tables
 from datamodules.collections.lidc import read_table
 from datamodules.collections.radiographs import RadiographCollection, RadiographRegions
+from datamodules.io.masks import read_mask
 from datamodules.io.radiographs import PICTURES
-from datamodules.io.volumes import Volume, read_grid, read_volume
+from datamodules.io.volumes import Volume, read_grid
 from datamodules.splits import SPLITS, Split, check_no_patient_crosses
 from datamodules.tables import raise_together, select_rows
 
@@ -38,7 +39,7 @@ class MaskedNodules(RadiographRegions):
             ValueError: If the mask is empty or of another size than the radiograph.
         """
         radiograph = self.radiograph(row)
-        inside = read_volume(row["nodule_mask"]).array > 0
+        inside = read_mask(row["nodule_mask"]).array > 0
         if inside.shape != radiograph.array.shape or not inside.any():
             message = (
                 f"{row['nodule_mask']} has {inside.shape} pixels, {inside.sum()} of them in the "

@@ -14,8 +14,9 @@ import pandas as pd
 from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
-from datamodules.hounsfield import AIR_HU, check_hu
+from datamodules.hounsfield import AIR_HU, check_hu, to_int16
 from datamodules.io.dicom import read_study, read_study_grid
+from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.ratings import RATINGS, subtype_of
 from datamodules.splits import SPLITS, Split, split_by_patient
@@ -125,10 +126,10 @@ def every_subtype(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=2)
-def _recent(path: Path, changed_ns: int) -> Volume:
+def _recent(path: Path, kind: str, changed_ns: int) -> Volume:
     """Read a file, or give it again: copies of a nodule and neighbours in a table share it."""
     del changed_ns  # only makes a file that was rewritten another key
-    return read_study(path)
+    return read_mask(path) if kind == "mask" else read_study(path)
 
 
 class LIDCNodules(NoduleSet):
@@ -226,7 +227,7 @@ class LIDCNodules(NoduleSet):
             raise ValueError(message)
         diameter = equivalent_diameter_mm(mask.array, mask.spacing_mm)
         ratings = {name: float(row[name]) for name in RATINGS if name in row}
-        values = np.clip(np.rint(roi.array), -(2**15), 2**15 - 1).astype(np.float32)
+        values = to_int16(roi.array).astype(np.float32)
         return Patch(
             Volume(values, roi.spacing_mm, roi.origin_mm, roi.direction),
             roi_mask.array,
@@ -239,7 +240,7 @@ class LIDCNodules(NoduleSet):
     def _volume(self, row: dict[str, Any], which: str) -> Volume:
         path = self.root / row[which]
         try:
-            return _recent(path, path.stat().st_mtime_ns if path.exists() else 0)
+            return _recent(path, which, path.stat().st_mtime_ns if path.exists() else 0)
         except (FileNotFoundError, ValueError) as error:
             message = f"Nodule {row['nodule_id']}: {error}"
             raise type(error)(message) from error

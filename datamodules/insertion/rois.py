@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from datamodules.batch import Roi
 from datamodules.insertion.rows import histogram_of
-from datamodules.io.volumes import Volume, read_volume, resample, resample_mask
+from datamodules.io.masks import read_mask
+from datamodules.io.volumes import Volume, resample, resample_mask
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def cut(
     size, spacing_mm = roi.shape(rank), roi.spacing_mm
     shape = None
     if isinstance(row.get("mask"), str):
-        shape = read_volume(root / row["mask"])
+        shape = read_mask(root / row["mask"])
         if shape.array.ndim != rank or not shape.array.any():
             message = f"{row['mask']} is empty or not {rank}D: give a mask with the nodule in it"
             raise ValueError(message)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.hounsfield import to_int16
+from datamodules.identifiers import identifier
 from datamodules.io.volumes import Grid, Volume, read_grid, read_volume
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def read_header(path: Path) -> Slice | None:
         path,
         str(data.SOPInstanceUID),
         str(data.SeriesInstanceUID),
-        str(data.get("PatientID") or ""),
+        identifier(str(data.get("PatientID") or "")),
         str(data.get("Modality") or ""),
         (int(data.get("Rows") or 0), int(data.get("Columns") or 0)),
         numbers("ImagePositionPatient"),
@@ -161,9 +163,7 @@ def read_pixels(path: Path) -> NDArray[np.int16]:
     if values.ndim != 3 or len(values) != 1:
         message = f"{path} holds voxels of shape {values.shape}: expected one slice of one channel"
         raise ValueError(message)
-    whole = np.rint(values[0]).clip(-(2**15), 2**15 - 1)
-    pixels: NDArray[np.int16] = whole.astype(np.int16)
-    return pixels
+    return to_int16(values[0])
 
 
 def order(slices: Iterable[Slice]) -> Series:

@@ -10,22 +10,15 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.hounsfield import check_hu
+from datamodules.identifiers import check_readings
 from datamodules.io.dicom import Series, Slice, by_series, order, read_header
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.annotations import read_annotations
+from noduleforge.prepare.cases import Rows, file_facts, stems
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
 from noduleforge.prepare.outlines import Drawing, rasterize
 from noduleforge.prepare.segmentations import Segment, locate
-from noduleforge.prepare.store import (
-    Cut,
-    Rows,
-    case_key,
-    file_name,
-    make_store,
-    row,
-    settings_of,
-    write_nodule,
-)
+from noduleforge.prepare.store import Cut, make_store, row, settings_of, write_nodule
 
 
 def prepare_lidc(
@@ -92,9 +85,15 @@ def prepare_lidc(
     settings = settings_of(
         cut, agreement=agreement, tolerance_mm=tolerance_mm, min_readers=min_readers
     )
-    cases = {
-        uid: Scan(
+    check_readings(
+        (one.patient_id for files in asked.values() for one in files), str(dicom), "PatientID"
+    )
+    ordered = sorted(asked.items(), key=lambda item: (item[1][0].patient_id, item[0]))
+    beginnings = stems({uid: files[0].patient_id for uid, files in ordered})
+    cases = [
+        Scan(
             out,
+            stem,
             tuple(files),
             tuple(drawn.drawings.get(uid, ())),
             tuple(drawn.segments.get(uid, ())),
@@ -103,8 +102,8 @@ def prepare_lidc(
             tolerance_mm,
             min_readers,
         )
-        for uid, files in sorted(asked.items(), key=lambda item: (item[1][0].patient_id, item[0]))
-    }
+        for (uid, files), stem in zip(ordered, beginnings, strict=True)
+    ]
     make_store(out, settings, cases, report, workers)
 
 
@@ -136,6 +135,7 @@ class Scan:
     """One series and its outlines, to be prepared in a process of its own."""
 
     out: Path
+    stem: str
     slices: tuple[Slice, ...]
     drawings: tuple[Drawing, ...]
     segments: tuple[Segment, ...]
@@ -144,14 +144,30 @@ class Scan:
     tolerance_mm: float | None
     min_readers: int
 
+    def facts(self) -> object:
+        """The files, and the outlines that were drawn in them."""
+        files = [*(one.path for one in self.slices), *(one.path for one in self.segments)]
+        contours = [
+            [(c.inclusion, c.z_mm, c.points.tolist(), c.sop_uid) for c in drawing.contours]
+            for drawing in self.drawings
+        ]
+        return [
+            [(one.series_uid, one.patient_id) for one in self.slices],
+            [(one.name, one.reader, one.ratings) for one in self.drawings],
+            contours,
+            [(one.number, one.name, one.reader) for one in self.segments],
+            [file_facts(path) for path in files],
+        ]
+
     def __call__(self) -> Rows:
         """Write the case's nodules; return rows for the tables and the report."""
-        rows: Rows = {"nodules": [], "outlines": [], "report": []}
+        rows = Rows()
         uid = self.slices[0].series_uid
         try:
             self._prepare(rows)
         except ValueError as error:
-            rows["report"].append(row("series", uid, str(error)))
+            rows.report.append(row("series", uid, str(error)))
+            rows.failed = True
         return rows
 
     def _prepare(self, rows: Rows) -> None:
@@ -159,7 +175,13 @@ class Scan:
         if not series.patient_id:
             message = "has no PatientID, by which splits keep patients apart: fill it in"
             raise ValueError(message)
-        rows["report"] += [row("series", series.uid, note) for note in series.notes]
+        if len(patients := {one.patient_id for one in self.slices}) > 1:
+            message = (
+                f"has the PatientIDs {', '.join(map(repr, sorted(patients)))}: give all its files "
+                "the same"
+            )
+            raise ValueError(message)
+        rows.report += [row("series", series.uid, note) for note in series.notes]
         for run in series.runs:
             markings = [
                 *self._markings(series, run, rows),
@@ -186,14 +208,14 @@ class Scan:
             name = f"{series.patient_id} {drawing.name}"
             if len(known) < len(numbers):
                 what = f"{len(numbers) - len(known)} of its slices are missing from the series"
-                rows["report"].append(row("outline", name, what))
+                rows.report.append(row("outline", name, what))
                 continue
             if any(number not in run for number in known):
-                rows["report"].append(row("outline", name, "goes over a gap between slices"))
+                rows.report.append(row("outline", name, "goes over a gap between slices"))
                 continue
             mask, (z, y, x) = rasterize(drawing.contours, [number - run[0] for number in known])
             if not mask.any():
-                rows["report"].append(row("outline", name, "has no voxel inside its lines"))
+                rows.report.append(row("outline", name, "has no voxel inside its lines"))
                 continue
             yield Marking(mask, (z, y, x), drawing.reader, drawing.ratings, drawing.name)
 
@@ -203,7 +225,7 @@ class Scan:
             try:
                 located = locate(segment, series, run)
             except ValueError as error:
-                rows["report"].append(row("segment", segment.name, str(error)))
+                rows.report.append(row("segment", segment.name, str(error)))
                 continue
             if located is not None:
                 yield Marking(*located, segment.reader, {}, segment.name)
@@ -212,22 +234,23 @@ class Scan:
         self, series: Series, run: range, scan: Any, markings: list[Marking], rows: Rows
     ) -> None:
         """One nodule: consensus, files, rows."""
-        key = case_key(series.uid)
         patient = series.patient_id
-        name = f"{file_name(patient)}_{key}_{len(rows['nodules']) + 1}"
+        name = f"{self.stem}_{len(rows.nodules) + 1}"
         told = f"{patient} {', '.join(one.name for one in markings)}"
         if len(markings) < self.min_readers:
-            rows["report"].append(row("nodule", told, "was outlined by too few readers"))
+            rows.report.append(row("nodule", told, "was outlined by too few readers"))
             return
         mask, start = agreement_mask(markings, self.agreement)
         if not mask.any():
-            rows["report"].append(row("nodule", told, "has no voxel that enough readers agree on"))
+            rows.report.append(row("nodule", told, "has no voxel that enough readers agree on"))
             return
-        scan_name = f"{file_name(patient)}_{key}_{run[0]}"
+        scan_name = f"{self.stem}_{run[0]}"
         try:
-            files = write_nodule(self.out, name, scan, scan_name, mask, start, self.cut)
+            files = write_nodule(
+                self.out, name, scan, scan_name, mask, start, self.cut, rows.nodules
+            )
         except ValueError as error:
-            rows["report"].append(row("nodule", told, str(error)))
+            rows.report.append(row("nodule", told, str(error)))
             return
         means = {
             rating: round(float(np.mean(values)), 3) if values else None
@@ -235,8 +258,8 @@ class Scan:
             for values in [[one.ratings[rating] for one in markings if rating in one.ratings]]
         }
         identity = {"nodule_id": name, "patient_id": patient, "series_uid": series.uid}
-        rows["nodules"].append({**identity, **files, "readers": len(markings), **means})
-        rows["outlines"] += [
+        rows.nodules.append({**identity, **files, "readers": len(markings), **means})
+        rows.outlines += [
             {
                 "nodule_id": name,
                 "patient_id": patient,

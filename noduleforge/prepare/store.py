@@ -1,11 +1,9 @@
 """The patch store that `LIDCDataModule` reads: images, masks, and a table; made case by case."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datamodules.hounsfield import AIR_HU
+from datamodules.hounsfield import AIR_HU, to_int16
 from datamodules.io.volumes import (
     Volume,
     equivalent_diameter_mm,
@@ -24,12 +22,7 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
-
-Rows = dict[str, list[dict[str, Any]]]
-"""Rows of the tables `nodules`, `outlines` and `report`."""
-
-Case = Callable[[], Rows]
-"""Writes the files of one case; picklable."""
+from noduleforge.prepare.cases import OURS, Case, Records, Rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,7 @@ def write_nodule(
     mask: NDArray[np.bool_],
     start: Sequence[int],
     cut: Cut,
+    earlier: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write image and mask of one nodule.
 
@@ -79,6 +73,7 @@ def write_nodule(
         mask: a box `(z, y, x)` around the nodule.
         start: index of the box's first voxel in the scan.
         cut: what to write.
+        earlier: rows of the scan's nodules so far, of which one may have written the whole scan.
 
     Returns:
         The paths of both, relative to `out`, and the nodule's centre and diameter.
@@ -112,10 +107,9 @@ def write_nodule(
         middle, size = _within(scan, point, cut)
         spacing = (cut.spacing_mm,) * 3
         image = resample(scan, middle, size, spacing, fill=AIR_HU)
-        whole = np.rint(image.array).astype(np.int16)
-        image = Volume(whole, image.spacing_mm, image.origin_mm, image.direction)
+        image = Volume(to_int16(image.array), image.spacing_mm, image.origin_mm, image.direction)
         roi = resample_mask(box, middle, size, spacing)
-    if not (cut.whole and (out / files["image"]).exists()):
+    if all(files["image"] != row["image"] for row in earlier):
         write_volume(out / files["image"], image)
     write_volume(out / files["mask"], roi)
     return files
@@ -137,32 +131,24 @@ def _within(
     return scan.grid.world(middle), tuple(size)
 
 
-def file_name(text: str) -> str:
-    """A text with what cannot stand in a file's name replaced."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
-
-
-def case_key(text: str) -> str:
-    """Six letters that stand for a long identifier."""
-    return sha256(text.encode()).hexdigest()[:6]
-
-
 def make_store(
     out: Path,
     settings: dict[str, Any],
-    cases: Mapping[str, Case],
+    cases: Sequence[Case],
     found: Iterable[dict[str, str]],
     workers: int,
 ) -> None:
     """Run all cases, a few at a time, and put their rows together.
 
-    A case that is done is kept in `out/cases`, so that the same command, run again, goes on where
-    it was stopped.
+    A case that is done is recorded in `out/cases`, under what it is made of: its rows, its
+    settings, and the names, sizes and times of its files. The same command, run again, makes what
+    is new, has changed or has failed, and touches nothing else; killed at any moment and run again
+    it gives what one run gives. What no case has made, of those that are asked for now, is removed.
 
     Args:
         out: the store's folder.
         settings: what the store's content depends on.
-        cases: by their identifiers.
+        cases: all, in the order of their rows.
         found: rows of the report that belong to no case.
         workers: number of processes.
 
@@ -174,45 +160,43 @@ def make_store(
         message = f"workers is {workers}: give at least 1"
         raise ValueError(message)
     _claim(out, settings)
-    parts: dict[str, Rows] = {}
-    waiting = {}
-    for name, case in cases.items():
-        done = out / "cases" / f"{file_name(name)}.json"
-        if done.is_file():
-            parts[name] = json.loads(done.read_text())
-        else:
-            waiting[name] = case
-    bar = tqdm(total=len(cases), initial=len(parts), desc="cases", unit="case")
-    for name, rows_of_case in _run(waiting, workers):
-        parts[name] = rows_of_case
-        with written_whole(out / "cases" / f"{file_name(name)}.json") as path:
-            path.write_text(json.dumps(rows_of_case))
-        bar.update()
-    bar.close()
-    rows = [line for name in cases for line in parts[name]["nodules"]]
-    report = [*found, *(line for name in cases for line in parts[name]["report"])]
+    records = Records(out, settings)
+    keys = [records.key(case) for case in cases]
+    made = [records.read(case, key) for case, key in zip(cases, keys, strict=True)]
+    waiting = {number: cases[number] for number, rows in enumerate(made) if rows is None}
+    parts = {number: rows for number, rows in enumerate(made) if rows is not None}
+    with tqdm(total=len(cases), initial=len(parts), desc="cases", unit="case") as bar:
+        for number, rows in _run(waiting, workers):
+            parts[number] = rows
+            records.write(cases[number], keys[number], rows)
+            bar.update()
+    ordered = [parts[number] for number in range(len(cases))]
+    report = [*found, *(line for rows in ordered for line in rows.report)]
     write_table(out / "report.csv", report, ["kind", "name", "what"])
-    if not rows:
+    nodules = [line for rows in ordered for line in rows.nodules]
+    if not nodules:
         message = f"Not one nodule could be prepared: {out / 'report.csv'} says why"
         raise ValueError(message)
-    write_table(out / "nodules.csv", rows)
-    outlines = [line for name in cases for line in parts[name]["outlines"]]
-    if outlines:
+    write_table(out / "nodules.csv", nodules)
+    if outlines := [line for rows in ordered for line in rows.outlines]:
         write_table(out / "outlines.csv", outlines)
-    patients = len({line["patient_id"] for line in rows})
-    print(f"{out}: {len(rows)} nodules of {patients} patients from {len(cases)} cases.")
+    else:
+        (out / "outlines.csv").unlink(missing_ok=True)
+    records.remove_others(cases, ordered)
+    patients = len({line["patient_id"] for line in nodules})
+    print(f"{out}: {len(nodules)} nodules of {patients} patients from {len(cases)} cases.")
     print_report(report)
 
 
-def _run(waiting: Mapping[str, Case], workers: int) -> Iterator[tuple[str, Rows]]:
+def _run(waiting: Mapping[int, Case], workers: int) -> Iterator[tuple[int, Rows]]:
     """The results of all cases, in the order in which they are done."""
     if workers == 1:
-        for name, case in waiting.items():
-            yield name, case()
+        for number, case in waiting.items():
+            yield number, case()
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        running: dict[Future[Rows], str] = {
-            pool.submit(case): name for name, case in waiting.items()
+        running: dict[Future[Rows], int] = {
+            pool.submit(case): number for number, case in waiting.items()
         }
         for future in as_completed(running):
             yield running[future], future.result()
@@ -222,15 +206,23 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Take a new folder, or one that was begun with the same settings."""
     path = out / "settings.json"
     if path.is_file():
-        if json.loads(path.read_text()) == settings:
+        if _settings(path) == settings:
             return
         message = f"{out} was begun with other settings: choose another folder, or remove it"
         raise FileExistsError(message)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(not OURS.fullmatch(other.name) for other in out.iterdir()):
         message = f"{out} exists and holds something else: choose another folder"
         raise FileExistsError(message)
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _settings(path: Path) -> object:
+    """What `settings.json` says; None if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
 
 
 def row(kind: str, name: str, what: str) -> dict[str, str]:

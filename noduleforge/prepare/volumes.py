@@ -1,29 +1,28 @@
 """Any CT volumes with label masks to a patch store."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from datamodules.hounsfield import check_hu
+from datamodules.hounsfield import INT16_HU, check_hu
+from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import read_study
-from datamodules.io.volumes import read_volume
+from datamodules.io.masks import read_mask
+from datamodules.io.volumes import Grid
 from datamodules.tables import read_table
-from noduleforge.prepare.store import (
-    Cut,
-    Rows,
-    case_key,
-    file_name,
-    make_store,
-    row,
-    settings_of,
-    write_nodule,
-)
+from noduleforge.prepare.cases import Rows, file_facts, stems
+from noduleforge.prepare.store import Cut, make_store, row, settings_of, write_nodule
 
 COLUMNS = ("patient_id", "image", "mask")
+
+COMPUTED = {"nodule_id", "diameter_mm", "x_mm", "y_mm", "z_mm"}
+"""What a store's table says of each nodule besides."""
 
 Separate = Literal["labels", "components"]
 
@@ -40,14 +39,18 @@ def prepare_volumes(
     """Make the patch store that LIDCCollection reads from CT volumes and masks of their nodules.
 
     Writes `nodules.csv`, `images/` (HU), `masks/` and `report.csv`. The same command, run again,
-    goes on where it was stopped.
+    goes on where it was stopped, tries again what failed, and makes anew what has changed in the
+    table or in the files.
 
     Args:
         table: a CSV file with the columns `patient_id`, `image` (MetaImage, NIfTI, NRRD, or a
             folder with one DICOM series) and `mask` (an image file on the same grid), relative to
-            the table's folder; other columns, such as `subtype`, go to all nodules of the row.
+            the table's folder; other columns, such as `subtype`, go to all nodules of the row, with
+            `given_` before their names where the store has a column of that name. An image is of
+            one patient, and patients that read the same (`P1`, `p01`) are refused.
         out: folder to write.
-        separate: whether a mask's nodules are its `labels`, or its connected `components`.
+        separate: whether a mask's nodules are its `labels`, or its connected `components`. Shares
+            from 0 to 1 are inside from one half on.
         size: voxels along each edge of a patch; fewer where the volume ends.
         spacing_mm: spacing of a patch.
         whole: write whole volumes instead of patches, at their own spacing.
@@ -63,19 +66,52 @@ def prepare_volumes(
         message = f"{table} does not exist: give a table of volumes and masks"
         raise FileNotFoundError(message)
     found = read_table(table, dict.fromkeys(COLUMNS, str), COLUMNS)
+    found["patient_id"] = identifiers(found["patient_id"])
     empty = found[list(COLUMNS)].isna().any(axis=1)
     if empty.any():
         lines = ", ".join(str(number + 2) for number in found.index[empty])
         message = f"{table} has an empty cell in line(s) {lines}: fill in {', '.join(COLUMNS)}"
         raise ValueError(message)
+    check_readings(found["patient_id"], str(table), "patient_id")
+    scans = by_file(table, own_names(found))
+    beginnings = stems({image: rows[0]["patient_id"] for image, rows in scans.items()})
     cut = Cut(size, spacing_mm, whole)
-    cases = {
-        str(image): Scan(
-            out, table.parent, str(image), tuple(rows.to_dict("records")), cut, separate
-        )
-        for image, rows in found.groupby("image", sort=False)
-    }
+    cases = [
+        Scan(out, table.parent, image, tuple(rows), stem, cut, separate)
+        for (image, rows), stem in zip(scans.items(), beginnings, strict=True)
+    ]
     make_store(out, settings_of(cut, separate=separate), cases, [], workers)
+
+
+def own_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Put `given_` before the columns that would be taken for what is computed."""
+    names = {}
+    for name in COMPUTED & {*table.columns}:
+        names[name] = f"given_{name}"
+        while names[name] in table:
+            names[name] = f"given_{names[name]}"
+    return table.rename(columns=names)
+
+
+def by_file(table: Path, rows: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each image, whichever way its path is written, by the first of these.
+
+    Raises:
+        ValueError: If an image is given to two patients, who could be in two splits.
+    """
+    written: dict[str, str] = {}
+    scans: dict[str, list[dict[str, Any]]] = {}
+    for given in rows.to_dict("records"):
+        image = written.setdefault(os.path.realpath(table.parent / given["image"]), given["image"])
+        scan = scans.setdefault(image, [])
+        scan.append({str(name): value for name, value in given.items()})
+        if scan[0]["patient_id"] != given["patient_id"]:
+            message = (
+                f"{table}: image {image} is given to both patient {scan[0]['patient_id']!r} and "
+                f"{given['patient_id']!r}: give each image to one patient"
+            )
+            raise ValueError(message)
+    return scans
 
 
 @dataclass(frozen=True)
@@ -85,46 +121,59 @@ class Scan:
     out: Path
     root: Path
     image: str
-    masks: tuple[Any, ...]
+    masks: tuple[dict[str, Any], ...]
+    stem: str
     cut: Cut
     separate: Separate
 
+    def facts(self) -> object:
+        """The rows of the table and the files that they name."""
+        files = [self.image, *(given["mask"] for given in self.masks)]
+        return [self.image, self.masks, [file_facts(self.root / name) for name in files]]
+
     def __call__(self) -> Rows:
         """Write the nodules; return rows for the tables and the report."""
-        rows: Rows = {"nodules": [], "outlines": [], "report": []}
+        rows = Rows()
         try:
             scan = read_study(self.root / self.image)
             if fault := check_hu(scan.array):
                 raise ValueError(fault)
-        except (FileNotFoundError, ValueError) as error:
-            rows["report"].append(row("image", self.image, str(error)))
-            return rows
+        except (OSError, ValueError) as error:
+            return Rows(report=[row("image", self.image, str(error))], failed=True)
+        low, high = INT16_HU
+        if beyond := int(((scan.array < low) | (scan.array > high)).sum()):
+            what = f"{beyond} voxel(s) beyond {low} to {high} HU are written as the nearer of both"
+            rows.report.append(row("image", self.image, what))
+            scan = replace(scan, array=scan.array.clip(low, high))
         for given in self.masks:
             try:
-                mask = read_volume(self.root / given["mask"])
-                if not mask.grid.matches(scan.grid):
-                    message = f"lies on another grid than {self.image}: resample it onto the image"
-                    raise ValueError(message)
-            except (FileNotFoundError, ValueError) as error:
-                rows["report"].append(row("mask", given["mask"], str(error)))
+                labels = self._labels(given["mask"], scan.grid)
+            except (OSError, ValueError) as error:
+                rows.report.append(row("mask", given["mask"], str(error)))
+                rows.failed = True
                 continue
-            labels = mask.array if self.separate == "labels" else components(mask.array)
-            boxes = ndimage.find_objects(labels.astype(np.int32))
-            if not any(boxes):
-                rows["report"].append(row("mask", given["mask"], "is empty"))
+            boxes = ndimage.find_objects(labels)
+            if not boxes:
+                rows.report.append(row("mask", given["mask"], "is empty"))
             for label, box in enumerate(boxes, start=1):
-                if box is None:
-                    continue
-                patient, key = str(given["patient_id"]), case_key(self.image)
-                name = f"{file_name(patient)}_{key}_{len(rows['nodules']) + 1}"
+                name = f"{self.stem}_{len(rows.nodules) + 1}"
                 inside = labels[box] == label
                 start = [axis.start for axis in box]
-                whole = f"{file_name(patient)}_{key}"
-                files = write_nodule(self.out, name, scan, whole, inside, start, self.cut)
+                files = write_nodule(
+                    self.out, name, scan, self.stem, inside, start, self.cut, rows.nodules
+                )
+                identity = {"nodule_id": name, "patient_id": given["patient_id"]}
                 more = {name: value for name, value in given.items() if name not in COLUMNS}
-                identity = {"nodule_id": name, "patient_id": patient}
-                rows["nodules"].append({**identity, **files, **more})
+                rows.nodules.append({**identity, **files, **more})
         return rows
+
+    def _labels(self, name: str, grid: Grid) -> NDArray[Any]:
+        """The number of the nodule that each voxel belongs to, 0 where there is none."""
+        mask = read_mask(self.root / name)
+        if not mask.grid.matches(grid):
+            message = f"lies on another grid than {self.image}: resample it onto the image"
+            raise ValueError(message)
+        return mask.array if self.separate == "labels" else components(mask.array)
 
 
 def components(mask: NDArray[Any]) -> NDArray[np.int32]:
