@@ -4,8 +4,6 @@ Arrays are ordered z, y, x (y, x in 2D); world positions are x, y[, z] in millim
 SimpleITK has them.
 """
 
-import gzip
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.io.nifti import check_place, check_whole, is_gzip
 from datamodules.io.whole_files import written_whole
+
+NIFTI = "NiftiImageIO"
 
 WRITABLE = (".mha", ".nii.gz", ".nii", ".nrrd")
 """Formats that `write_volume` writes; each is one file, so that a write can be atomic."""
@@ -106,13 +107,8 @@ def read_volume(path: str | Path) -> Volume:
     except RuntimeError as error:
         message = f"{path} is damaged or cut short ({_reason(error)}): copy or make it again"
         raise ValueError(message) from error
-    if reader.HasMetaDataKey("vox_offset") and path.name.endswith((".nii", ".nii.gz")):
-        # ITK fills what is missing from a NIfTI file with zeros and says nothing
-        voxels = array.size * int(reader.GetMetaData("bitpix")) // 8
-        expected = voxels + int(float(reader.GetMetaData("vox_offset")))
-        if not _has_bytes(path, expected):
-            message = f"{path} is cut short (fewer than {expected} bytes): copy or make it again"
-            raise ValueError(message)
+    if _format(path) == NIFTI:
+        check_whole(path)
     return Volume(array, grid.spacing_mm, grid.origin_mm, grid.direction)
 
 
@@ -282,13 +278,12 @@ def _open(path: Path) -> tuple[Any, Grid]:
         raise FileNotFoundError(message)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if path.suffix in (".MHA", ".MHD"):
+        reader.SetImageIO("MetaImageIO")  # which ITK finds by endings in small letters alone
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        message = (
-            f"{path} cannot be read as an image ({_reason(error)}): "
-            "expected MetaImage, NIfTI or NRRD"
-        )
+        message = f"{path} cannot be read as an image ({_reason(error)}): {_mend(path)}"
         raise ValueError(message) from error
     n, channels = reader.GetDimension(), reader.GetNumberOfComponents()
     if n not in (2, 3) or channels != 1:
@@ -305,7 +300,10 @@ def _open(path: Path) -> tuple[Any, Grid]:
         )
         raise ValueError(message)
     direction = np.asarray(reader.GetDirection(), float).reshape(n, n)
-    return reader, Grid(reader.GetSize()[::-1], spacing[::-1], reader.GetOrigin(), direction)
+    grid = Grid(reader.GetSize()[::-1], spacing[::-1], reader.GetOrigin(), direction)
+    if _format(path) == NIFTI:
+        check_place(path, grid)
+    return reader, grid
 
 
 def _reason(error: RuntimeError) -> str:
@@ -313,23 +311,22 @@ def _reason(error: RuntimeError) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def _has_bytes(path: Path, expected: int) -> bool:
-    """Tell whether a file, once unpacked, has at least so many bytes."""
-    if path.suffix != ".gz":
-        return path.stat().st_size >= expected
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        # gzip ends with the unpacked size modulo 2^32: no need to unpack a whole file
-        if int.from_bytes(file.read(4), "little") == expected % 2**32:
-            return True
-    unpacked = 0
-    try:
-        with gzip.open(path) as stream:
-            while block := stream.read(2**20):
-                unpacked += len(block)
-    except (EOFError, OSError):
-        return False
-    return unpacked >= expected
+def _format(path: Path) -> str:
+    """How ITK calls the format of a file that it can read."""
+    import SimpleITK as sitk
+
+    name: str = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+    return name
+
+
+def _mend(path: Path) -> str:
+    """What may be done about a file that ITK cannot read."""
+    name = path.name.lower()
+    if name.endswith(".nii.gz") and path.name[-7:] not in (".nii.gz", ".NII.GZ"):
+        return "write its ending in small letters"
+    if not name.endswith(".nii.gz") and is_gzip(path):
+        return "it is compressed with gzip: unpack it, or name it .nii.gz if it is NIfTI"
+    return "expected MetaImage, NIfTI or NRRD"
 
 
 def _crop(
