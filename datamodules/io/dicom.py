@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.hounsfield import to_int16
-from datamodules.identifiers import identifier
+from datamodules.io.slices import Slice, read_slices
+from datamodules.io.stacks import SAME_MM, geometry, height_mm, name_stacks, tell_apart
 from datamodules.io.volumes import Grid, Volume, read_grid, read_volume
 
 if TYPE_CHECKING:
     import pydicom
 
-TAGS = (
-    *("SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "Rows", "Columns"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-)
-"""What is read of a file before its voxels are wanted."""
-
-SAME_MM = 1e-2
-"""Slices nearer to each other than this lie at the same place."""
-
-
-class Slice(NamedTuple):
-    """Header of one file.
-
-    Attributes:
-        path: the file.
-        sop_uid: SOP instance UID.
-        series_uid: series instance UID.
-        patient_id: as in the file.
-        modality: `CT`, `DX`, `SEG` ...
-        shape: rows and columns.
-        position_mm: world position (LPS) of the first pixel; empty where there is none.
-        orientation: direction cosines of a row and of a column; empty where there are none.
-        spacing_mm: distance between rows and between columns; empty where there is none.
-    """
-
-    path: Path
-    sop_uid: str
-    series_uid: str
-    patient_id: str
-    modality: str
-    shape: tuple[int, int]
-    position_mm: tuple[float, ...]
-    orientation: tuple[float, ...]
-    spacing_mm: tuple[float, ...]
-
-
-def read_header(path: Path) -> Slice | None:
-    """Read a file's header; None if it is not DICOM or holds no image."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-    except (InvalidDicomError, OSError):
-        return None
-    if "SeriesInstanceUID" not in data or "SOPInstanceUID" not in data:
-        return None
-
-    def numbers(name: str) -> tuple[float, ...]:
-        value = data.get(name)
-        return () if value is None else tuple(float(number) for number in value)
-
-    return Slice(
-        path,
-        str(data.SOPInstanceUID),
-        str(data.SeriesInstanceUID),
-        identifier(str(data.get("PatientID") or "")),
-        str(data.get("Modality") or ""),
-        (int(data.get("Rows") or 0), int(data.get("Columns") or 0)),
-        numbers("ImagePositionPatient"),
-        numbers("ImageOrientationPatient"),
-        numbers("PixelSpacing"),
-    )
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +52,8 @@ class Series:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {one.sop_uid: number for number, one in enumerate(self.slices)}
+        # frames share the UID of their file
+        return {one.sop_uid: n for n, one in enumerate(self.slices) if one.frame is None}
 
     def slice_of(self, sop_uid: str, z_mm: float) -> int | None:
         """Number of a slice by its UID, or else by its z position; None if it is missing."""
@@ -142,17 +83,31 @@ class Series:
         """
         grid = self.grid(run)
         array = np.empty(grid.shape, np.int16)
-        for place, number in enumerate(run):
-            array[place] = read_pixels(self.slices[number].path)
+        for place, pixels in enumerate(read_pixels(self.slices[run.start : run.stop])):
+            array[place] = pixels
         return Volume(array, grid.spacing_mm, grid.origin_mm, grid.direction)
 
 
-def read_pixels(path: Path) -> NDArray[np.int16]:
-    """Rows and columns of one file, slope and intercept applied, rounded to int16.
+def read_pixels(slices: Iterable[Slice]) -> Iterator[NDArray[np.int16]]:
+    """Rows and columns of each slice, slope and intercept applied, rounded to int16.
 
     Raises:
-        ValueError: If the file is damaged or has more than one slice.
+        ValueError: If a file is damaged, or has several slices and does not say where they lie.
     """
+    for path, group in itertools.groupby(slices, lambda one: one.path):
+        members = list(group)
+        frames = [one.frame for one in members if one.frame is not None]
+        if not frames:
+            for _ in members:
+                yield to_int16(_read_file(path))
+            continue
+        for one, stored in zip(members, _read_frames(path, frames), strict=True):
+            slope, intercept = one.rescale
+            yield to_int16(stored * slope + intercept)
+
+
+def _read_file(path: Path) -> NDArray[Any]:
+    """Values of a file with one slice, slope and intercept applied."""
     import SimpleITK as sitk
 
     try:
@@ -163,41 +118,48 @@ def read_pixels(path: Path) -> NDArray[np.int16]:
     if values.ndim != 3 or len(values) != 1:
         message = f"{path} holds voxels of shape {values.shape}: expected one slice of one channel"
         raise ValueError(message)
-    return to_int16(values[0])
+    one: NDArray[Any] = values[0]
+    return one
 
 
-def order(slices: Iterable[Slice]) -> Series:
-    """Put the slices of one series in order along their normal.
+def _read_frames(path: Path, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Stored values of some frames of a file; ITK knows one slope and intercept for all."""
+    from pydicom.pixels import iter_pixels
 
-    Slices of another orientation or size (a localizer) are left out; of two at the same place with
-    the same voxels one is.
+    try:
+        yield from iter_pixels(path, indices=list(frames))
+    # a decoder that fails, no pixels at all, no decoder, too few of them
+    except (RuntimeError, AttributeError, NotImplementedError, ValueError) as error:
+        message = f"{path} is damaged or cannot be decoded ({error}): copy or decompress it"
+        raise ValueError(message) from error
+
+
+def order(slices: Iterable[Slice], chosen: Container[str] = ()) -> Series:
+    """Put the slices of the one stack in a series in order along their normal.
+
+    Localizers are left out, as are single slices of another orientation or size; of two at the same
+    place with the same voxels one is.
+
+    Args:
+        slices: of one series.
+        chosen: SOP instance UIDs, of which one is in the stack that is meant, if there are several.
 
     Raises:
-        ValueError: If there are fewer than two slices with a position, two at the same place with
-            different voxels, or the gantry was tilted.
+        ValueError: If a header is faulty, slices are of several patients, there are several stacks
+            of which none is chosen, fewer than two slices with a position, two at the same place
+            with different voxels, or the gantry was tilted.
     """
-    notes = []
-    placed = [one for one in slices if len(one.position_mm) == 3 and len(one.spacing_mm) == 2]
-    stacks: dict[tuple[object, ...], list[Slice]] = {}
-    for one in placed:
-        key = (one.shape, *np.round((*one.orientation, *one.spacing_mm), 3))
-        stacks.setdefault(key, []).append(one)
-    stack = max(stacks.values(), key=len, default=[])
-    if len(stack) < 2 or len(stack[0].orientation) != 6:
-        message = f"has {len(stack)} slice(s) with a position: expected a stack of them"
-        raise ValueError(message)
-    if len(placed) > len(stack):
-        notes.append(f"{len(placed) - len(stack)} slice(s) of another orientation or size left out")
+    stack, notes = choose(slices, chosen)
     normal = np.cross(stack[0].orientation[:3], stack[0].orientation[3:])
-    heights = {one.path: float(normal @ one.position_mm) for one in stack}
-    stack.sort(key=lambda one: (heights[one.path], one.path))
+    stack = sorted(stack, key=lambda one: (height_mm(one), one.path, one.frame or 0))
     kept = stack[:1]
     for one in stack[1:]:
-        if heights[one.path] - heights[kept[-1].path] > SAME_MM:
+        if height_mm(one) - height_mm(kept[-1]) > SAME_MM:
             kept.append(one)
             continue
         twice = kept[-1]
-        if (read_pixels(one.path) != read_pixels(twice.path)).any():
+        first, second = read_pixels([twice, one])
+        if (first != second).any():
             message = (
                 f"has two slices with different voxels at {one.position_mm} mm "
                 f"({twice.path.name} and {one.path.name}): take one of them away"
@@ -206,7 +168,7 @@ def order(slices: Iterable[Slice]) -> Series:
     check_upright(kept, normal)
     if len(kept) < len(stack):
         notes.append(f"{len(stack) - len(kept)} duplicate slice(s) left out")
-    steps = np.diff([heights[one.path] for one in kept])
+    steps = np.diff([height_mm(one) for one in kept])
     if not len(steps):
         message = "has all its slices at one place: expected a stack of them"
         raise ValueError(message)
@@ -218,6 +180,52 @@ def order(slices: Iterable[Slice]) -> Series:
     ends = [0, *[number + 1 for number in gaps], len(kept)]
     runs = tuple(range(low, high) for low, high in itertools.pairwise(ends))
     return Series(tuple(kept), runs, step, tuple(notes))
+
+
+def choose(slices: Iterable[Slice], chosen: Container[str]) -> tuple[list[Slice], list[str]]:
+    """The one stack of a series, and notes about what is left out; see `order`."""
+    given = list(slices)
+    images = [one for one in given if not one.localizer]
+    faulty = [one for one in images if one.fault]
+    if faulty:
+        message = (
+            f"has {len(faulty)} file(s) with a faulty header, the first of them "
+            f"{faulty[0].path}, whose {faulty[0].fault}: correct it"
+        )
+        raise ValueError(message)
+    patients = sorted({one.patient_id for one in images})
+    if len(patients) > 1:
+        message = f"has slices of {len(patients)} patients: give each a series of their own"
+        raise ValueError(message)
+    placed = [one for one in images if one.position_mm and one.orientation and one.spacing_mm]
+    stacks = tell_apart(placed)
+    if not stacks or len(stacks[0]) < 2:
+        message = (
+            f"has {len(stacks[0]) if stacks else 0} slice(s) with a position: "
+            "expected a stack of them"
+        )
+        raise ValueError(message)
+    notes = []
+    if len(given) > len(placed):
+        notes.append(f"{len(given) - len(placed)} localizer(s) or pictures left out")
+    meant = [stack for stack in stacks if any(one.sop_uid in chosen for one in stack)]
+    own = geometry(stacks[0][0])
+    wanted = meant or [s for s in stacks if len(s) > 1 or geometry(s[0]) == own]
+    if len(wanted) > 1:
+        message = (
+            f"holds {len(wanted)} stacks, {name_stacks(wanted)}: "
+            "name a file of one of them, or take the others away"
+        )
+        raise ValueError(message)
+    left = [stack for stack in stacks if stack is not wanted[0]]
+    if any(len(stack) > 1 for stack in left):
+        notes.append(f"the chosen one of {len(stacks)} stacks: {name_stacks([*wanted, *left])}")
+    elif left:
+        notes.append(f"{len(left)} slice(s) of another orientation or size left out")
+    acquisitions = {one.acquisition for one in wanted[0]}
+    if len(acquisitions) > 1:
+        notes.append(f"{len(acquisitions)} acquisitions that follow each other are one stack")
+    return wanted[0], notes
 
 
 def check_upright(slices: Sequence[Slice], normal: NDArray[np.float64]) -> None:
@@ -245,14 +253,23 @@ def by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     return series
 
 
+def is_series(path: Path) -> bool:
+    """Tell whether a path is read as DICOM CT: a folder, or a file of a series.
+
+    Raises:
+        ValueError: If it is damaged DICOM.
+    """
+    return path.is_dir() or (path.is_file() and any(one.modality == "CT" for one in _slices(path)))
+
+
 def read_study(path: Path) -> Volume:
-    """Read a CT volume: an image file, or a folder with one DICOM series.
+    """Read a CT volume: an image file, a folder with one DICOM series, or a file of a series.
 
     Raises:
         FileNotFoundError: If there is no such file, or no DICOM image in the folder.
-        ValueError: If a file is damaged, or the folder holds several series or one with gaps.
+        ValueError: If a file is damaged, or there are several series or stacks, or one with gaps.
     """
-    if not path.is_dir():
+    if not is_series(path):
         return read_volume(path)
     series = only_series(path)
     return series.read(series.runs[0])
@@ -260,36 +277,64 @@ def read_study(path: Path) -> Volume:
 
 def read_study_grid(path: Path) -> Grid:
     """Read only the headers of what `read_study` reads; raises the same."""
-    if not path.is_dir():
+    if not is_series(path):
         return read_grid(path)
     series = only_series(path)
     return series.grid(series.runs[0])
 
 
-def only_series(folder: Path) -> Series:
-    """The one CT series, without gaps, in a folder.
+def only_series(path: Path) -> Series:
+    """The one stack, without gaps, in a folder, or the one that a file belongs to.
+
+    Args:
+        path: a folder, searched with those below; or a file, whose series is looked for beside it.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If there are several, or it has gaps.
+        ValueError: If there are several, a file is damaged, or it has gaps.
     """
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    found = by_series([one for file in files if (one := read_header(file)) if one.modality == "CT"])
+    meant = _slices(path) if path.is_file() else []
+    files = sorted(path.parent.iterdir() if meant else path.rglob("*"))
+    # what begins with a dot is what macOS and unfinished copies leave behind
+    files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+    found = by_series([one for file in files for one in _slices(file) if one.modality == "CT"])
+    if meant:
+        found = {meant[0].series_uid: found[meant[0].series_uid]}
     if not found:
-        message = f"{folder} holds no CT as DICOM: give the folder of a series, or an image file"
+        message = f"{path} holds no CT as DICOM: give the folder of a series, or an image file"
         raise FileNotFoundError(message)
     if len(found) > 1:
-        message = f"{folder} holds {len(found)} CT series: give the folder of one of them"
+        message = (
+            f"{path} holds {len(found)} CT series, {name_stacks([*found.values()])}: "
+            "give the folder of one of them, or one of its files"
+        )
         raise ValueError(message)
     try:
-        series = order(next(iter(found.values())))
+        series = order(next(iter(found.values())), {one.sop_uid for one in meant})
     except ValueError as error:
-        message = f"{folder} {error}"
+        message = f"{path} {error}"
         raise ValueError(message) from error
     if len(series.runs) > 1:
-        message = f"{folder} has {series.notes[-1]}: find the missing slices, or take the rest away"
+        message = f"{path} has {series.notes[-1]}: find the missing slices, or take the rest away"
         raise ValueError(message)
+    for note in series.notes:
+        _say_once(path, note)
     return series
+
+
+def _slices(path: Path) -> list[Slice]:
+    """Slices of a file; an error names it."""
+    try:
+        return read_slices(path)
+    except ValueError as error:
+        message = f"{path} {error}"
+        raise ValueError(message) from error
+
+
+@cache
+def _say_once(path: Path, note: str) -> None:
+    """Log what was left out of a study that is read again and again."""
+    logger.warning("%s: %s", path, note)
 
 
 def read_dicom_radiograph(path: Path) -> Volume:

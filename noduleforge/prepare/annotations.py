@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.io.dicom import read_header
+from datamodules.io.slices import read_slices
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import Contour, Drawing, read_drawings
 from noduleforge.prepare.segmentations import Segment, list_segments
@@ -71,8 +71,7 @@ def read_annotations(source: Path) -> Annotations:
 
 def is_segmentation(path: Path) -> bool:
     """Tell whether a file is a DICOM SEG."""
-    header = read_header(path)
-    return header is not None and header.modality == "SEG"
+    return any(one.modality == "SEG" for one in read_slices(path))
 
 
 def read_xml(path: Path) -> tuple[str, list[Drawing], int]:

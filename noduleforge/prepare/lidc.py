@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from datamodules.hounsfield import check_hu
 from datamodules.identifiers import check_readings
-from datamodules.io.dicom import Series, Slice, by_series, order, read_header
+from datamodules.io.dicom import Series, by_series, order
+from datamodules.io.slices import Slice, read_slices
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.cases import Rows, file_facts, stems
@@ -119,11 +120,10 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[dict[str, str]]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     slices, report = [], []
     for path in tqdm(files, "headers", unit="file"):
-        header = read_header(path)
-        if header is not None:
-            slices.append(header)
-        elif path.suffix.lower() == ".dcm":
-            report.append(row("files", str(path.relative_to(folder)), "is no whole DICOM file"))
+        try:
+            slices += read_slices(path)
+        except ValueError as error:
+            report.append(row("files", str(path.relative_to(folder)), str(error)))
     if not slices:
         message = f"{folder} holds no DICOM image: give the folder with the series"
         raise FileNotFoundError(message)
@@ -171,7 +171,9 @@ class Scan:
         return rows
 
     def _prepare(self, rows: Rows) -> None:
-        series = order(self.slices)
+        # of several stacks the readers' lines say which one they are about
+        outlined = {line.sop_uid for drawing in self.drawings for line in drawing.contours}
+        series = order(self.slices, outlined)
         if not series.patient_id:
             message = "has no PatientID, by which splits keep patients apart: fill it in"
             raise ValueError(message)

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from datamodules.batch import Roi
-from datamodules.io.dicom import order, read_header
+from datamodules.io.dicom import order
+from datamodules.io.slices import read_slices
 from datamodules.io.volumes import Volume, read_volume
 from datamodules.lidc import LIDCDataModule
 from datamodules.ratings import RATINGS
@@ -221,6 +222,7 @@ def test_two_slices_at_one_place_are_refused(tcia: Path, prepare: Prepare, scan:
     path = next((tcia / "dicom/x").iterdir())
     data = pydicom.dcmread(path)
     data.SeriesInstanceUID = UID
+    data.FrameOfReferenceUID = uid_of(UID, "frame")
     data.save_as(path)
     with pytest.raises(ValueError, match="Not one nodule"):
         prepare()
@@ -232,7 +234,7 @@ def test_slices_are_ordered_along_their_normal(tmp_path: Path, scan: Volume) -> 
     turn = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     volume = Volume(scan.array, SPACING, ORIGIN, turn)
     paths = write_series(tmp_path, volume, "p", "1.2", slope=2.0, intercept=-1000.0)
-    series = order([header for path in sorted(paths) if (header := read_header(path))])
+    series = order([one for path in sorted(paths) for one in read_slices(path)])
     read = series.read(series.runs[0])
     assert read.grid.matches(volume.grid)
     np.testing.assert_allclose(read.array, scan.array, atol=1)
@@ -291,7 +293,7 @@ def test_every_annotation_of_the_database_has_its_series() -> None:
 def test_segmentations_stand_for_outlines(tcia: Path, prepare: Prepare, scan: Volume) -> None:
     """Two readers' SEG files: each has nodule A, the first B too, as a second segment."""
     files = [path for path in (tcia / "dicom").rglob("ct/*.dcm")]
-    headers = order([header for path in files if (header := read_header(path))])
+    headers = order([one for path in files for one in read_slices(path)])
     z, y, x = np.indices(scan.array.shape)
     distance = {n: (z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 for n, c in CENTRES.items()}
     source = [pydicom.dcmread(one.path) for one in headers.slices]
