@@ -44,7 +44,7 @@ class LIDCDataModule(NoduleDataModule):
                 `patient_id`, `image` and `mask` (files relative to `root`), `texture` or
                 `subtype` (solid, part-solid or ground-glass), and any other LIDC rating.
             columns: our column names to the table's, where they differ.
-            select: a pandas query that says which rows to use, for example "link_cost < 3".
+            select: an expression that says which rows to use, for example "link_cost < 3".
             ground_glass_max: nodules of a texture up to this are ground-glass; LIDC's texture is
                 1 for ground glass, 3 for part-solid and 5 for solid, the mean of its readers.
             solid_min: nodules of a texture from this on are solid, those between part-solid; at

@@ -185,7 +185,7 @@ class SuperimposedDataModule(RadiographDataModule):
             background_radiographs: whose radiographs without a nodule are used.
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
-            select: a pandas query over the table of nodules, in its own column names.
+            select: an expression over the table of nodules, in its own column names.
             only: the characteristics that nodules must have, such as {calcified: 1}.
             parts: for a model that is trained on several sets of nodules at once, by the parts'
                 names what their nodules must have beside `only`, such as

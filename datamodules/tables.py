@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules.selection import selected
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -168,11 +170,11 @@ def _check_header(path: Path, header: Sequence[str], required: Iterable[str]) ->
 
 
 def select_rows(table: pd.DataFrame, query: str | None, source: str) -> pd.DataFrame:
-    """Keep the rows of a pandas query, and say how many it leaves out.
+    """Keep the rows for which an expression holds, and say how many it leaves out.
 
     Args:
         table: one nodule a row.
-        query: what to keep; None keeps everything.
+        query: what to keep (see `datamodules.selection`); None keeps everything.
         source: where the table is from, for messages.
 
     Raises:
@@ -181,8 +183,8 @@ def select_rows(table: pd.DataFrame, query: str | None, source: str) -> pd.DataF
     if query is None:
         return table
     try:
-        kept = table.query(query)
-    except Exception as error:  # pandas lets through whatever the expression raises
+        kept = table[selected(table, query)]
+    except (ValueError, TypeError) as error:  # pandas' own where kinds cannot be compared
         columns = ", ".join(map(str, table.columns))
         message = f"select {query!r} is no query on {source} ({error}; columns: {columns})"
         raise ValueError(message) from error

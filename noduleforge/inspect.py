@@ -61,7 +61,7 @@ def inspect(
         root: folder with the table and the files it names.
         csv: name of the table in `root`.
         columns: our column names to the table's, where they differ.
-        select: a pandas query that says which rows to use.
+        select: an expression that says which rows to use.
         out: folder to write; by default `inspect` in `root`.
 
     Raises:

@@ -100,7 +100,7 @@ def place(
             grids; without it lungs are found by threshold.
         avoid: table of nodules that are there already: `study` (as given in `studies`), `x_mm`,
             `y_mm`, `z_mm` and `diameter_mm`.
-        select: a pandas query over the table of `shapes`.
+        select: an expression over the table of `shapes`.
         seed: of everything that is drawn.
 
     Raises:

@@ -53,7 +53,7 @@ def place_radiographs(
         copies: of each radiograph, each with nodules of its own.
         diameter_mm: least and greatest diameter of the shapes in CT; sizes are those of real
             nodules in between, times a factor from 0.8 to 1.25.
-        select: a pandas query over the table of `shapes`.
+        select: an expression over the table of `shapes`.
         seed: of everything that is drawn.
 
     Raises:

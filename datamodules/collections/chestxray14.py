@@ -130,7 +130,7 @@ class ChestXray14Collection(RadiographCollection):
             boxes: name of the table of boxes in `root`.
             sideways: what to do with images that lie on their side; where `leave_out` is wrong
                 about some, turn those that are wrong upright, and `keep` all.
-            select: a pandas query that says which rows to use, over the columns of the table of
+            select: an expression that says which rows to use, over the columns of the table of
                 nodules, or of the one of radiographs where these are what is looked at.
             lungs: folder with lung masks named like the radiographs, where points without a nodule
                 lie; without it they lie where upright radiographs have their lungs.

@@ -76,7 +76,7 @@ class FolderCollection(RadiographCollection):
             root: folder with the table and the radiographs, bone bright.
             csv: name of the table in `root`; null for `radiographs.csv` of radiographs without a
                 nodule, and `nodules.csv` of nodules.
-            select: a pandas query over the table's columns that says which rows to use.
+            select: an expression over the table's columns that says which rows to use.
             lungs: folder with lung masks named like the radiographs, where points without a nodule
                 lie; without it they lie where upright radiographs have their lungs.
         """

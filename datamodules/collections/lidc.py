@@ -31,7 +31,7 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
     Args:
         path: a CSV file, one nodule a row.
         columns: our names to the table's; what is not named is looked for under our name.
-        select: a pandas query in the table's own column names; the rows it leaves out are
+        select: an expression in the table's own column names; the rows it leaves out are
             counted in the log.
 
     Returns:
@@ -287,7 +287,7 @@ class LIDCCollection(NoduleCollection):
                 `patient_id`, `image` and `mask` (files relative to `root`), `texture` or
                 `subtype` (solid, part-solid or ground-glass), and any other LIDC rating.
             columns: our column names to the table's, where they differ.
-            select: a pandas query that says which rows to use, for example "link_cost < 3".
+            select: an expression that says which rows to use, for example "link_cost < 3".
             ground_glass_max: nodules of a texture up to this are ground-glass; LIDC's texture is
                 1 for ground glass, 3 for part-solid and 5 for solid, the mean of its readers.
             solid_min: nodules of a texture from this on are solid, those between part-solid; at

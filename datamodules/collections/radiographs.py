@@ -166,7 +166,7 @@ class RadiographCollection(NoduleCollection):
 
         Args:
             root: folder with the tables and radiographs.
-            select: a pandas query that says which rows to use, over the columns of the table of
+            select: an expression that says which rows to use, over the columns of the table of
                 nodules, or of the one of radiographs where these are what is looked at.
             lungs: folder with lung masks named like the radiographs, where points without a nodule
                 lie; without it they lie where upright radiographs have their lungs.

@@ -206,7 +206,7 @@ class SuperimposedCollection(RadiographCollection):
             background_radiographs: whose radiographs without a nodule are used.
             csv: name of the table in `root`.
             columns: our column names to the table's, where they differ.
-            select: a pandas query over the table of nodules, in its own column names.
+            select: an expression over the table of nodules, in its own column names.
             only: the characteristics that nodules must have, such as {calcified: 1}.
             min_diameter_mm: leave out nodules in CT that are smaller, by the ball of their mask's
                 volume: under some 8 mm hardly any is seen on a radiograph. Above 0 reads every
