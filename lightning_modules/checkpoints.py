@@ -1,6 +1,7 @@
 """Checkpoints: written whole, and weights out of those of earlier runs."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,12 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from datamodules.io.whole_files import written_whole
 from lightning_modules.core.adapters import load_base
-from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
+from lightning_modules.core.checkpoint_files import (
+    part_of,
+    patients_of,
+    previous_file,
+    read_checkpoint,
+)
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.facts import check_facts
@@ -22,7 +28,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside the old one and moves it into place when it is on disk.
 
     Whatever happens meanwhile (a kill, a full disk), there is a whole checkpoint: Lightning's own
-    writer goes by the system's temporary folder, which may be another disk, and then copies.
+    writer goes by the system's temporary folder, which may be another disk, and then copies. The
+    old one is kept as `previous-last.ckpt`, should the new one be damaged afterwards.
     """
 
     def save_checkpoint(
@@ -41,12 +48,42 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+                _keep_previous(Path(path))
         except (OSError, RuntimeError) as error:  # torch's writer makes its own of a full disk
             message = (
                 f"The checkpoint {path} could not be written ({error}); an older one is still "
                 "whole: make room, and run the same command again."
             )
             raise OSError(message) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, checked, and without running anything that it may hold.
+
+        Args:
+            path: the file.
+            map_location: as Lightning gives it; a file is read onto the CPU.
+            weights_only: as Lightning gives it; nothing else is ever read.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint, or damaged.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(Path(path))
+
+
+def _keep_previous(path: Path) -> None:
+    """Give the checkpoint at `path` a second name, so that it outlives being replaced."""
+    if not path.is_file():
+        return
+    with written_whole(previous_file(path)) as second:
+        try:
+            second.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, second)
 
 
 def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[str]:

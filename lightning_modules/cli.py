@@ -96,6 +96,20 @@ class NoduleForgeCLI(LightningCLI):
             compute_fn=lambda root: f"{root or 'runs/unnamed'}/checkpoints",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and hide the checkpoint's path meanwhile.
+
+        LightningCLI would read hyper-parameters of that file over the config, and import what they
+        name: it looks for the path after this and before `before_instantiate_classes`.
+        """
+        super().parse_arguments(parser, args)
+        settings = self.config[self.config.subcommand]
+        self.resumed_from, settings.ckpt_path = settings.ckpt_path, None
+
+    def before_instantiate_classes(self) -> None:
+        """Put the checkpoint's path back."""
+        self.config[self.subcommand].ckpt_path = self.resumed_from
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log into the run's folder unless loggers are configured; write checkpoints whole."""
         settings = self.config[self.subcommand].trainer

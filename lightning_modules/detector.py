@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Detection, NoduleBatch
+from lightning_modules.core.checkpoint_files import check_records
 from lightning_modules.downstream import DownstreamModule
 
 STRIDE = 32
@@ -211,8 +212,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
 
     try:
+        check_records(path)
         stored: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    except (RuntimeError, UnpicklingError, SafetensorError) as error:
+    except (RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
         message = f"{path} holds no weights that can be read: give a state dict of timm's."
         raise ValueError(message) from error
     return stored

@@ -2,12 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 
 from datamodules.patients import UNKNOWN_PATIENTS
+
+ARCHIVE = b"PK\x03\x04"
+"""What a zip archive begins with."""
+
+
+def previous_file(path: Path) -> Path:
+    """Where the checkpoint is that stood at `path` before the last one was written."""
+    return path.with_name(f"previous-{path.name}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -15,20 +23,69 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint.
+        ValueError: If it is no checkpoint, or damaged; says how to go on from the one before it.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         message = f"The checkpoint {path} is not a file: train it first, or correct the path."
         raise FileNotFoundError(message)
+    checkpoint: Any
     try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        checkpoint["state_dict"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        message = (
-            f"The file {path} is no checkpoint or is cut short: copy it again, or train it again."
+        checkpoint = load_weights(path)
+    except ValueError as error:
+        before = previous_file(path)
+        mend = (
+            f"the one before it is {before}: move it to {path}, or give its path, and run the same "
+            "command again."
+            if before.is_file()
+            else "copy it again, or train it again."
         )
+        message = f"The file {path} is no checkpoint or is cut short or damaged ({error}): {mend}"
         raise ValueError(message) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        message = f"The file {path} is no checkpoint (it has no state_dict): give one of a run."
+        raise ValueError(message)
     return checkpoint
+
+
+def load_weights(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU, read without running anything that it may hold.
+
+    Raises:
+        ValueError: If the file is damaged or holds what is neither weights nor numbers and texts.
+        OSError: If it cannot be read.
+    """
+    check_records(path)
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
+        message = "it holds no weights that PyTorch can read"
+        raise ValueError(message) from error
+
+
+def check_records(path: Path) -> None:
+    """Check what `torch.save` wrote by the zip archive's own checksums, which PyTorch ignores.
+
+    A file that is no archive (PyTorch's form before 1.6, safetensors) has none, and passes.
+
+    Raises:
+        ValueError: If a record is not what was written.
+        OSError: If the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        if file.read(4) != ARCHIVE:
+            return
+        try:
+            with ZipFile(file) as archive:
+                damaged = archive.testzip()
+        except Exception as error:  # as above, and OSError for a place beyond the file's end
+            message = "its archive has no whole directory"
+            raise ValueError(message) from error
+    if damaged is not None:
+        message = f"its record {damaged} differs from its checksum"
+        raise ValueError(message)
 
 
 def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.batch import PLANES
+from lightning_modules.core.checkpoint_files import check_records, load_weights
 from lightning_modules.core.classifier import load_classifier
 
 
@@ -179,11 +180,12 @@ class TimmFeatures(FeatureExtractor):
         config = timm.data.resolve_model_data_config(network)
         head = network.pretrained_cfg["classifier"] + "."
         try:
+            check_records(weights)
             stored = timm.models.load_state_dict(str(weights), weights_only=True)
             network.load_state_dict(
                 {name: value for name, value in stored.items() if not name.startswith(head)}
             )
-        except (RuntimeError, UnpicklingError, SafetensorError) as error:
+        except (RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
             raise _unfit(weights, f"timm's {model}") from error
         self.network = network
         self.size = tuple(config["input_size"][1:])
@@ -332,9 +334,9 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise _absent(path)
     try:
-        stored = torch.load(path, weights_only=True, map_location="cpu")
+        stored = load_weights(path)
         weights: dict[str, Tensor] = stored.get("state_dict", stored)
-    except (RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         message = f"The file {path} holds no weights, or is cut short: copy it again."
         raise ValueError(message) from error
     return weights

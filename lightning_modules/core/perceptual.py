@@ -1,11 +1,12 @@
 """Perceptual distance from a local weights file; nothing is downloaded."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_modules.core.checkpoint_files import load_weights
 
 
 class PerceptualDistance(nn.Module):
@@ -38,12 +39,12 @@ class PerceptualDistance(nn.Module):
         self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         wanted = self.lpips.net.state_dict()
         try:
-            stored = torch.load(weights, weights_only=True, map_location="cpu")
+            stored = load_weights(weights)
             # lpips calls layer i of the features "slice<s>.<i>"
             self.lpips.net.load_state_dict(
                 {name: stored["features." + name.split(".", 1)[1]] for name in wanted}
             )
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             message = (
                 f"The perceptual weights {weights} are not torchvision's AlexNet state dict: "
                 "give that file, or null to train without a perceptual loss."
