@@ -43,8 +43,8 @@ def read_table(
 
     Args:
         path: the table; a byte order mark at its beginning is no fault.
-        dtype: types of columns, such as str for identifiers, the others are guessed by pandas; or str
-            for all.
+        dtype: types of columns, such as str for identifiers, where pandas guesses the others; or
+            str for all.
         required: columns that must be there.
         names: what the columns are called instead of what the header says.
         empty: whether a table without rows will do.

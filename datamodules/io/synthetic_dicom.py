@@ -41,7 +41,7 @@ EMPTY_CT = ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThic
 """What DICOM wants to be there, with or without a value."""
 
 MAKER = "noduleforge"
-DESCRIPTION = "SYNTHETIC nodules inserted by noduleforge; not for diagnosis"
+DESCRIPTION = "SYNTHETIC nodules, noduleforge; not for diagnosis"
 
 
 def write_synthetic_series(

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.io.checksums import MARK, check_image, seal
+from datamodules.io.limits import check_size
 from datamodules.io.nifti import check_place, check_whole, is_gzip
 from datamodules.io.whole_files import written_whole
 
@@ -82,25 +84,29 @@ class Volume:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read only the header of an image file (MetaImage, NIfTI or NRRD).
+    """Read only the header of an image file (MetaImage, NIfTI or NRRD); voxels are not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the header cannot be read or describes no 2D or 3D one-channel image.
+        ValueError: If the header cannot be read or describes no 2D or 3D one-channel image, or one
+            beyond `datamodules.io.limits`.
     """
     return _open(Path(path))[1]
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read an image file (MetaImage, NIfTI or NRRD).
+    """Read an image file (MetaImage, NIfTI or NRRD), checked where it carries a checksum.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, is cut short, or is no 2D or 3D one-channel image.
+        ValueError: If the file cannot be read, is damaged or cut short, is no 2D or 3D one-channel
+            image, or is beyond `datamodules.io.limits`.
     """
     import SimpleITK as sitk
 
     path = Path(path)
+    if path.is_file():
+        check_image(path)
     reader, grid = _open(path)
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
@@ -121,7 +127,8 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
     Args:
         path: where to; its ending, one of `WRITABLE`, says the format.
         volume: what to write.
-        description: goes into the header (NIfTI: at most 80 characters, read back as `descrip`).
+        description: goes into the header, before the checksum (NIfTI: at most 49 characters, read
+            back as `descrip`).
 
     Raises:
         ValueError: If the ending is unknown or integers do not fit into `int16`.
@@ -150,10 +157,14 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
     image.SetSpacing(volume.spacing_mm[::-1])
     image.SetOrigin(volume.origin_mm)
     image.SetDirection(volume.direction.ravel().tolist())
-    if description:
-        image.SetMetaData("ITK_FileNotes", description)
+    # gzip has a checksum of its own
+    notes = description if suffix == ".nii.gz" else f"{description} {MARK}".strip()
+    if notes:
+        image.SetMetaData("ITK_FileNotes", notes)
     with written_whole(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+        if MARK in notes:
+            seal(temporary)
 
 
 def resample(
@@ -276,6 +287,9 @@ def _open(path: Path) -> tuple[Any, Grid]:
     if not path.is_file():
         message = f"{path} does not exist: check the table's path and the root folder"
         raise FileNotFoundError(message)
+    if path.name.endswith(".nii.gz") and (beside := path.with_suffix("")).is_file():
+        message = f"{path} lies beside {beside.name}, which ITK would read in its place: move one"
+        raise ValueError(message)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if path.suffix in (".MHA", ".MHD"):
@@ -299,6 +313,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
             "correct the header"
         )
         raise ValueError(message)
+    check_size(reader.GetSize()[::-1], path)
     direction = np.asarray(reader.GetDirection(), float).reshape(n, n)
     grid = Grid(reader.GetSize()[::-1], spacing[::-1], reader.GetOrigin(), direction)
     if _format(path) == NIFTI:
