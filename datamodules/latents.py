@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -17,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from datamodules.batch import NoduleBatch
+from datamodules.io.whole_files import is_another_process
 
 if TYPE_CHECKING:
     from datamodules.dataset import NoduleDataset
@@ -27,6 +30,9 @@ LATENTS = ("latent_mean", "latent_logvar", "context")
 TEXTS = ("name", "patient_id")
 TEXT_BYTES = 255
 """Room for each of the texts: no file system takes a longer file name."""
+
+ABANDONED_S = 24 * 3600
+"""After so long without a write, what another machine builds is taken for abandoned."""
 
 _ATTRIBUTE = "attributes."
 
@@ -113,19 +119,23 @@ class LatentCache(Dataset[NoduleBatch]):
         Returns:
             The cache.
         """
-        temporary = directory.with_name(f"{directory.name}.building-{_job(world_size)}")
+        job = _job(world_size)
+        own = f"{directory.name}.building-{job}-{_machine()}-{os.getpid()}"
+        temporary = directory.with_name(own)
         mine = range(rank, len(dataset), world_size)
         try:
             if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove_abandoned(directory, job)
                 if not directory.is_dir():
                     temporary.mkdir(parents=True)
                     first = next(iter(DataLoader(Subset(dataset, [0]), 1)))
                     _allocate(temporary, len(dataset), _arrays(first, encode(first), dataset))
             barrier()
             # process 0 alone looks for `directory`, as another run may finish it meanwhile
-            if not temporary.is_dir():
+            begun = [*directory.parent.glob(f"{directory.name}.building-{job}-*")]
+            if not begun:
                 return cls(directory)
+            (temporary,) = begun
             loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=num_workers)
             with ExitStack() as stack:
                 files = {
@@ -218,3 +228,25 @@ def _job(world_size: int) -> str:
     launch = "-".join(os.environ.get(key, "") for key in keys)
     own = f"{launch}-{os.getpid()}" if world_size == 1 else launch
     return hashlib.sha256(own.encode()).hexdigest()[:8]
+
+
+def _machine() -> str:
+    """Stands for this machine, as numbers of processes mean something on their own alone."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_abandoned(directory: Path, job: str) -> None:
+    """Remove what killed runs have begun to build for `directory`.
+
+    These are earlier tries of this job, what processes of this machine began that live no more, and
+    what nobody on other machines has written to for a day.
+    """
+    for path in directory.parent.glob(f"{directory.name}.building-*-*-*"):
+        _, of_job, machine, number = path.name.removeprefix(directory.name).split("-")
+        if of_job != job and machine == _machine() and is_another_process(int(number)):
+            continue
+        if of_job != job and machine != _machine():
+            written = max(file.stat().st_mtime for file in (path, *path.iterdir()))
+            if time.time() - written < ABANDONED_S:
+                continue
+        shutil.rmtree(path, ignore_errors=True)

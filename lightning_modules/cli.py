@@ -3,10 +3,10 @@
 import logging
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
@@ -15,19 +15,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
 import datamodules.modules  # what configs name
 import lightning_modules
+import noduleforge
 from callbacks.guards import Guards
+from callbacks.processes import EndsTogether
+from datamodules.failures import one_line, refusal, told_in_one_sentence
+from datamodules.io.whole_files import remove_leftovers
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
 from lightning_modules.precision import fast_precision
 
 PACKAGES = [
-    Path(str(package.__file__)).parent for package in (callbacks, datamodules, lightning_modules)
+    Path(str(package.__file__)).parent
+    for package in (callbacks, datamodules, lightning_modules, noduleforge, lightning)
 ]
+"""Whose errors are sentences: this project's, and those of Lightning, such as on devices."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -35,18 +41,9 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Tell what this project refuses as it says it; leave out lines on types and values."""
-        if ex is not None and (refusal := told(ex)) is not None:
-            message = str(refusal)
-        noise = (
-            "Does not validate",
-            "Subtypes:",
-            "Errors:",
-            "Given value",
-            "- Expected a <class 'N",
-        )
-        lines = (line.strip() for line in message.splitlines())
-        sentence = " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
-        sys.stderr.write(f"error: {sentence} (see lightning fit --help)\n")
+        if ex is not None:
+            message = refusal(ex, PACKAGES) or message
+        sys.stderr.write(f"error: {one_line(message)} (see lightning fit --help)\n")
         raise SystemExit(2) from ex
 
 
@@ -113,6 +110,8 @@ class NoduleForgeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log into the run's folder unless loggers are configured; write checkpoints whole."""
         settings = self.config[self.subcommand].trainer
+        if not rank_zero_only.rank:  # ahead of all writing: other processes wait for this one
+            remove_leftovers(Path(settings.default_root_dir or "runs/unnamed"))
         if settings.logger is None:
             root = Path(settings.default_root_dir or "runs/unnamed")
             # what other commands measure does not mix with training
@@ -131,20 +130,6 @@ class NoduleForgeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def told(error: BaseException) -> BaseException | None:
-    """What of an error and its causes this project raised, whose messages are sentences for users.
-
-    What a class refuses when a config makes it comes wrapped in jsonargparse's error.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        frames = traceback.extract_tb(cause.__traceback__)[-1:]  # none if it was never raised
-        if any(Path(f.filename).is_relative_to(p) for f in frames for p in PACKAGES):
-            return cause
-        cause = cause.__cause__
-    return None
-
-
 def main(args: ArgsType = None) -> None:
     """Run the command; `args` stands for the command line in tests.
 
@@ -157,20 +142,16 @@ def main(args: ArgsType = None) -> None:
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
     try:
-        NoduleForgeCLI(
-            args=args,
-            parser_class=OneLineParser,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [Guards()]},
-        )
+        with told_in_one_sentence("error", PACKAGES, (MisconfigurationException,)):
+            NoduleForgeCLI(
+                args=args,
+                parser_class=OneLineParser,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                trainer_defaults={"callbacks": [Guards(), EndsTogether()]},
+            )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped
-    except (ValueError, OSError, RuntimeError) as error:
-        if (sentence := told(error)) is None:
-            raise
-        sys.stderr.write(f"error: {' '.join(str(sentence).split())}\n")
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import takewhile
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from datamodules.failures import told_in_one_sentence
+from datamodules.io.whole_files import remove_leftovers
 
 
 class Command(NamedTuple):
@@ -99,16 +103,30 @@ def main(args: Sequence[str] | None = None) -> None:
     if command is None:
         overview().parse_args(words)  # says what there is, and ends
         return
-    from jsonargparse import auto_cli
+    name = " ".join(["noduleforge", *words[: len(words) - len(options)]])
+    with told_in_one_sentence("noduleforge: error", [], (OSError, ValueError)):
+        run(command.load(), options, name)
+
+
+def run(function: Callable[..., Any], options: list[str], name: str) -> None:
+    """Call a command's function with its options.
+
+    Args:
+        function: of the command.
+        options: words after the command's name.
+        name: of the command, as it is typed.
+    """
+    from jsonargparse import auto_cli, auto_parser
+
+    from noduleforge.parser import OneLineParser
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("datamodules").setLevel(logging.INFO)  # such as how many rows are left out
-    name = " ".join(["noduleforge", *words[: len(words) - len(options)]])
-    try:
-        auto_cli(command.load(), args=options, as_positional=False, prog=name)
-    except (OSError, ValueError) as error:
-        print(f"noduleforge: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
+    settings: dict[str, Any] = {"as_positional": False, "parser_class": OneLineParser, "prog": name}
+    parser = auto_parser(function, **settings)
+    if out := parser.parse_args(options).get("out"):
+        remove_leftovers(Path(out))
+    auto_cli(function, args=options, **settings)
 
 
 def find(words: Sequence[str]) -> tuple[Command | None, list[str]]:
@@ -119,9 +137,17 @@ def find(words: Sequence[str]) -> tuple[Command | None, list[str]]:
     return found, list(words[1:])
 
 
+class Overview(argparse.ArgumentParser):
+    """Answers a mistake with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell the mistake, and where the commands are explained."""
+        self.exit(2, f"noduleforge: error: {message} (see {self.prog} --help)\n")
+
+
 def overview() -> argparse.ArgumentParser:
     """A parser that knows the commands' names alone."""
-    parser = argparse.ArgumentParser("noduleforge", description=(__doc__ or "").splitlines()[0])
+    parser = Overview("noduleforge", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, known in COMMANDS.items():
         own = commands.add_parser(name, help=known.help, description=known.help)

@@ -1,9 +1,13 @@
 """Writing files that are either whole or not there."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LEFTOVER = re.compile(r"\.(\d+)-")
+"""How the temporary names begin that files are written under: with their process."""
 
 
 @contextmanager
@@ -24,3 +28,30 @@ def written_whole(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine have left of files in a run's folder.
+
+    To be called before a run writes anything: what bears its own number is of an earlier process.
+
+    Args:
+        folder: the run's; it need not exist.
+    """
+    for path in folder.rglob(".*-*"):
+        number = LEFTOVER.match(path.name)
+        if number and path.is_file() and not is_another_process(int(number[1])):
+            path.unlink(missing_ok=True)
+
+
+def is_another_process(number: int) -> bool:
+    """Whether a process of this number lives that is not this one."""
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user; no number of a process
+        return True
+    return True

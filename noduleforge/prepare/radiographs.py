@@ -4,8 +4,6 @@ The datamodules read both sets as they are shipped: nothing is copied or changed
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from datamodules.collections.chestxray14 import SIDE, read_boxes, read_entries
 from datamodules.collections.jsrt import JSRTCollection, read_table
 from datamodules.io.radiographs import lies_on_its_side, read_grey, read_img
 from datamodules.io.whole_files import written_whole
+from noduleforge.prepare.processes import processes
 from noduleforge.prepare.store import print_report, row, write_table
 
 JSRT_NODULES, JSRT_NORMAL = 154, 93
@@ -153,7 +152,7 @@ def _look_at_all(paths: Sequence[Path], workers: int) -> list[dict[str, Any]]:
             seen.append(look(path))
             bar.update()
     else:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with processes(workers) as pool:
             for found in pool.map(look, paths, chunksize=16):
                 seen.append(found)
                 bar.update()

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from datamodules.io.volumes import (
 )
 from datamodules.io.whole_files import written_whole
 from noduleforge.prepare.cases import OURS, Case, Records, Rows
+from noduleforge.prepare.processes import processes
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _run(waiting: Mapping[int, Case], workers: int) -> Iterator[tuple[int, Rows]
         for number, case in waiting.items():
             yield number, case()
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with processes(workers) as pool:
         running: dict[Future[Rows], int] = {
             pool.submit(case): number for number, case in waiting.items()
         }

@@ -1,7 +1,11 @@
 """A cache gives what the dataset gives, or does not exist."""
 
+import hashlib
 import os
 import pickle
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -156,6 +160,27 @@ def test_leftovers_of_a_killed_build_do_no_harm(tmp_path: Path) -> None:
     leftover.mkdir()
     assert_equal(build(data, tmp_path / "key"), data)
     assert leftover.is_dir()
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    data = noise([0, 1])
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    here = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    names = {
+        "dead": f"key.building-01234567-{here}-{killed.pid}",
+        "alive": f"key.building-01234567-{here}-{os.getppid()}",
+        "elsewhere": "key.building-01234567-89abcdef-1",
+        "elsewhere long ago": "key.building-01234567-89abcdef-2",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.npy").touch()
+    old = tmp_path / names["elsewhere long ago"]
+    for path in (old / "image.npy", old):
+        os.utime(path, (0, 0))
+    assert_equal(build(data, tmp_path / "key"), data)
+    assert {*os.listdir(tmp_path)} == {"key", names["alive"], names["elsewhere"]}
 
 
 @pytest.mark.parametrize("length", [1, 5, 6])
