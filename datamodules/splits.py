@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from datamodules.digest import sha256
+from datamodules.identifiers import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,18 +56,22 @@ def check_no_patient_crosses(patients: Mapping[str, Iterable[str]]) -> None:
         patients: of each split, the patients of its nodules.
 
     Raises:
-        ValueError: If a patient is in more than one.
+        ValueError: If a patient is in more than one, or two are in different ones that read the
+            same.
     """
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for split, members in patients.items():
         for patient in sorted(set(members)):
-            if patient in seen:
+            other, before = seen.setdefault(reading(patient), (patient, split))
+            if before != split:
+                both = (
+                    repr(patient) if other == patient else f"{other!r}, who reads as {patient!r},"
+                )
                 message = (
-                    f"Patient {patient!r} is in both {seen[patient]} and {split}: "
+                    f"Patient {both} is in both {before} and {split}: "
                     "all nodules of a patient must be in one split"
                 )
                 raise ValueError(message)
-            seen[patient] = split
 
 
 def split_by_patient(

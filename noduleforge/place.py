@@ -1,6 +1,5 @@
 """Where nodules could be: requests for `configs/ct/insert.yaml`, drawn within a policy."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,21 +11,22 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.collections.lidc import read_table
 from datamodules.hounsfield import AIR_HU, LUNG_THRESHOLD_HU, check_hu
 from datamodules.io.dicom import read_study
+from datamodules.io.masks import read_mask
+from datamodules.io.paths import name_of, path_from, real_path
 from datamodules.io.volumes import (
     Volume,
     binarize,
     equivalent_diameter_mm,
-    read_volume,
     resample,
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
 from datamodules.ratings import subtype_of
+from noduleforge.known_nodules import nodules_there
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""
@@ -35,14 +35,12 @@ AIRWAY_HU = -960
 """Wide regions below this are airways or bullae."""
 
 SMALLEST_LUNG_ML = 200
+LUNG_ENDINGS = (".nii.gz", ".mha", ".nii", ".nrrd", ".mhd")
 GAP_MM = 3.0
 """Two nodules are at least so far apart."""
 
 SCALES = (0.8, 1.25)
 """Shapes are made smaller or larger by a factor of this range."""
-
-AVOIDED = ("study", "x_mm", "y_mm", "z_mm", "diameter_mm")
-"""Columns of a table of nodules that are there already."""
 
 SHAPE_MM = 1.0
 """Spacing of the shapes that are written."""
@@ -96,10 +94,11 @@ def place(
         wall_mm: least distance between nodule and the edge of the lung.
         hilum_mm: least distance of a nodule's centre from the hilum, which is estimated: the part
             of each lung that is next to the midline, at middle height.
-        lungs: folder with lung masks named as the studies (`NAME.nii.gz` or `NAME.mha`), on their
-            grids; without it lungs are found by threshold.
-        avoid: table of nodules that are there already: `study` (as given in `studies`), `x_mm`,
-            `y_mm`, `z_mm` and `diameter_mm`.
+        lungs: folder with lung masks named as the studies (of `1.2.3.mha` it is `1.2.3.nii.gz` or
+            `1.2.3.mha`), on their grids; without it lungs are found by threshold.
+        avoid: table of nodules that are there already: `study` (its path, from here or from the
+            table's folder, in whatever spelling), `x_mm`, `y_mm`, `z_mm` and `diameter_mm`. Rows
+            of none of `studies` are reported.
         select: an expression over the table of `shapes`.
         seed: of everything that is drawn.
 
@@ -119,9 +118,9 @@ def place(
         raise ValueError(message)
     library = read_shapes(shapes, select, diameter_mm)
     shares = wanted_shares(library, subtypes)
-    known = pd.DataFrame(columns=list(AVOIDED))
-    if avoid:
-        known = tables.read_table(avoid, {"study": str}, AVOIDED, empty=True)
+    if lungs is not None:
+        check_lung_files(lungs, studies)
+    there = nodules_there(avoid, studies)
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(tqdm(studies, desc="studies", unit="study")):
@@ -130,18 +129,14 @@ def place(
             message = f"{path} {fault}"
             raise ValueError(message)
         found = find_lungs(study, None if lungs is None else lung_file(lungs, path))
-        there = known[known["study"].astype(str) == str(path)]
-        taken = [
-            (np.array([row["x_mm"], row["y_mm"], row["z_mm"]]), row["diameter_mm"] / 2)
-            for row in there.to_dict("records")
-        ]
+        taken = there[real_path(path)]
         for k in range(per_study):
             subtype = str(rng.choice(list(shares), p=list(shares.values())))
             candidates = library[library["name_of_subtype"] == subtype]
             chosen = candidates.iloc[int(rng.integers(len(candidates)))].to_dict()
             least, greatest = np.clip(SCALES, *np.divide(diameter_mm, chosen["diameter_mm"]))
             scale = float(np.exp(rng.uniform(np.log(least), np.log(greatest))))
-            shape, radius_mm = turned(read_volume(shapes / chosen["mask"]), scale, rng)
+            shape, radius_mm = turned(read_mask(shapes / chosen["mask"]), scale, rng)
             point = draw_point(found, radius_mm, wall_mm, hilum_mm, taken, rng)
             if point is None:
                 print(f"{path}: no place for a nodule with a reach of {radius_mm:.1f} mm")
@@ -152,7 +147,7 @@ def place(
             rows.append(
                 {
                     "name": name,
-                    "study": os.path.relpath(path, out),
+                    "study": path_from(out, path),
                     **{f"{axis}_mm": round(at, 3) for axis, at in zip("xyz", point, strict=True)},
                     "mask": f"shapes/{name}.nii.gz",
                     "diameter_mm": round(scale * chosen["diameter_mm"], 2),
@@ -179,7 +174,7 @@ def read_shapes(root: Path, select: str | None, diameter_mm: tuple[float, float]
     table = read_table(root / "nodules.csv", None, select)
     sizes = []
     for name in tqdm(table["mask"], desc="shapes", unit="shape"):
-        mask = read_volume(root / name)
+        mask = read_mask(root / name)
         solid = mask.array.ndim == 3
         sizes.append(equivalent_diameter_mm(mask.array, mask.spacing_mm) if solid else np.nan)
     codes = [
@@ -220,19 +215,45 @@ def lung_file(folder: Path, study: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    stem = study.name.split(".")[0]
-    for suffix in (".nii.gz", ".mha"):
-        if (path := folder / f"{stem}{suffix}").is_file():
+    name = name_of(study)
+    for suffix in LUNG_ENDINGS:
+        if (path := folder / f"{name}{suffix}").is_file():
             return path
-    message = f"{folder} has no {stem}.nii.gz or {stem}.mha: give each study its lung mask"
+    message = (
+        f"{folder} has no {name}.nii.gz, nor with another ending of {', '.join(LUNG_ENDINGS[1:])}: "
+        "give each study its lung mask"
+    )
     raise FileNotFoundError(message)
+
+
+def check_lung_files(folder: Path, studies: list[Path]) -> None:
+    """Refuse studies of the same name, which would get the same mask of the lungs.
+
+    Raises:
+        FileNotFoundError: If a study has no mask.
+        ValueError: If two studies have the same.
+    """
+    masks: dict[Path, Path] = {}
+    for study in studies:
+        other = masks.setdefault(lung_file(folder, study), study)
+        if real_path(other) != real_path(study):
+            message = (
+                f"{other} and {study} would both get the lung mask {lung_file(folder, study)}: "
+                "place them one after the other, each with a folder of its own for `lungs`"
+            )
+            raise ValueError(message)
 
 
 def find_lungs(study: Volume, mask: Path | None) -> Lungs:
     """Where the lungs of a study are.
 
+    Args:
+        study: the CT, in HU.
+        mask: file of its lungs; found by threshold without it.
+
     Raises:
-        ValueError: If none are found.
+        FileNotFoundError: If there is no such file.
+        ValueError: If none are found, or the mask lies on another grid.
     """
     length = np.array(study.array.shape) * study.spacing_mm
     size = np.maximum(length // GRID_MM, 1).astype(int).tolist()
@@ -242,7 +263,14 @@ def find_lungs(study: Volume, mask: Path | None) -> Lungs:
     if mask is None:
         inside = lungs_by_threshold(coarse.array)
     else:
-        given = read_volume(mask)
+        given = read_mask(mask)
+        if not given.grid.matches(study.grid):
+            message = (
+                f"{mask} lies on another grid than its study (voxels {given.grid.shape} and "
+                f"{study.grid.shape}, origin {given.origin_mm} and {study.origin_mm} mm): give the "
+                "study's own lung mask, on its grid"
+            )
+            raise ValueError(message)
         binary = Volume(
             (given.array != 0).astype(np.float32),
             given.spacing_mm,

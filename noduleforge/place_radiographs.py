@@ -1,6 +1,5 @@
 """Where nodules could be on radiographs: requests for `configs/cxr/insert.yaml`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from numpy.random import Generator
 from tqdm import tqdm
 
 from datamodules.collections import RadiographCollection
+from datamodules.io.masks import read_mask
+from datamodules.io.paths import name_of, path_from
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
-from datamodules.io.volumes import Volume, read_volume, write_volume
+from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.splits import Split, check_fractions, split_by_patient
 from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
@@ -126,14 +127,14 @@ def _requests(
     grid = read_radiograph(radiograph["path"], radiograph["spacing_mm"]).grid
     lungs = None
     if background_radiographs.lungs is not None:
-        lungs = read_lungs(background_radiographs.lungs, radiograph["path"].stem, grid.shape)
+        lungs = read_lungs(background_radiographs.lungs, name_of(radiograph["path"]), grid.shape)
     rows: list[dict[str, Any]] = []
     taken: list[tuple[Any, float]] = []
     for k in range(number):
         chosen = library.iloc[int(rng.integers(len(library)))].to_dict()
         least, greatest = np.clip(SCALES, *np.divide(diameter_mm, chosen["diameter_mm"]))
         scale = float(np.exp(rng.uniform(np.log(least), np.log(greatest))))
-        solid, reach_mm = turned(read_volume(shapes / chosen["mask"]), scale, rng)
+        solid, reach_mm = turned(read_mask(shapes / chosen["mask"]), scale, rng)
         for _ in range(ATTEMPTS):
             point = np.array(grid.world(lung_point(grid.shape, lungs, rng)))
             gaps = [np.linalg.norm(point - other) - reach for other, reach in taken]
@@ -150,7 +151,7 @@ def _requests(
         rows.append(
             {
                 "name": name,
-                "study": os.path.relpath(radiograph["path"], out),
+                "study": path_from(out, radiograph["path"]),
                 "copy": copy,
                 "patient_id": radiograph["patient_id"],
                 "spacing_mm": " ".join(f"{step:.6f}" for step in grid.spacing_mm),

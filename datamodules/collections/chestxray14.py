@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.collections.radiographs import RadiographCollection
+from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.radiographs import lies_on_its_side, read_grey
 from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
 from datamodules.tables import raise_together, read_table, read_text, select_rows
@@ -49,6 +50,12 @@ def read_entries(path: Path) -> pd.DataFrame:
     """
     table = _read(path, {"Patient ID": str, "Image Index": str}, required=tuple(ENTRIES))
     table = table[list(ENTRIES)].rename(columns=ENTRIES)
+    for name in ("image", "patient_id"):
+        table[name] = identifiers(table[name])
+        if lines := [str(line + 2) for line in table.index[table[name].isna()]]:
+            message = f"{path}: {name} is empty in line(s) {', '.join(lines[:10])}: use NIH's table"
+            raise ValueError(message)
+    check_readings(table["patient_id"], str(path), "Patient ID")
     errors = []
     for name in ("width", "height", "spacing_x", "spacing_y"):
         numbers = pd.to_numeric(table[name], errors="coerce")

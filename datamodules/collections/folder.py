@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from datamodules import tables
 from datamodules.collections.lidc import read_table
 from datamodules.collections.radiographs import RadiographCollection, RadiographRegions
+from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.masks import read_mask
+from datamodules.io.paths import name_of
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import Volume, read_grid
 from datamodules.splits import SPLITS, Split, check_no_patient_crosses
@@ -122,6 +124,8 @@ class FolderCollection(RadiographCollection):
             raise FileNotFoundError(message)
         texts = {"image": str, "patient_id": str, "split": str}
         table = tables.read_table(path, texts, COLUMNS)
+        for name in {"patient_id", "split"} & {*table.columns}:
+            table[name] = identifiers(table[name])
         spacing = pd.to_numeric(table["spacing_mm"], errors="coerce")
         errors = [
             f"{path}: spacing_mm of {row.image} is {row.spacing_mm!r}, expected a number above 0"
@@ -136,8 +140,11 @@ class FolderCollection(RadiographCollection):
                 for row in table[~table["split"].isin(SPLITS)].itertuples()
             ]
         raise_together(errors)
+        check_readings(table["patient_id"], str(path), "patient_id")
         table = table.assign(
-            name=table["image"].map(lambda name: Path(name).with_suffix("").as_posix()),
+            name=table["image"].map(
+                lambda name: Path(name).with_name(name_of(Path(name))).as_posix()
+            ),
             path=table["image"].map(lambda name: self.root / name),
             spacing_mm=spacing.map(lambda value: (value, value)),
         )

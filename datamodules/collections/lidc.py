@@ -15,6 +15,7 @@ from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
 from datamodules.hounsfield import AIR_HU, check_hu, to_int16
+from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import read_study, read_study_grid
 from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
@@ -69,6 +70,9 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
             "say with `columns` how the table names them"
         )
         raise ValueError(message)
+    for name in ("nodule_id", "patient_id", "subtype"):
+        if (theirs := columns.get(name, name)) in table:
+            table[theirs] = identifiers(table[theirs])
     table = select_rows(table, select, str(path))
     table = table[[name for name in wanted if name in table]].rename(columns=wanted)
     _check_rows(table, path)
@@ -82,15 +86,20 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
         lines = [str(line + 2) for line in table.index[table[name].isna()]]
         if lines:
             errors.append(f"{path}: {name} is empty in line(s) {', '.join(lines)}: fill it in")
-    identifiers = table["nodule_id"].dropna()
-    repeated = identifiers[identifiers.duplicated()].unique()
+    try:
+        check_readings(table["patient_id"].dropna(), str(path), "patient_id")
+    except ValueError as error:
+        errors.append(str(error))
+    names = table["nodule_id"].dropna()
+    # which name files, also where these do not tell large from small letters
+    repeated = names[names.str.casefold().duplicated()].unique()
     if len(repeated):
         errors.append(
             f"{path}: nodule_id {', '.join(repeated)} occurs more than once: make it unique"
         )
     errors += [
         f"{path}: nodule_id {name!r} cannot be a file name: use letters, digits, '.', '_' and '-'"
-        for name in identifiers
+        for name in names
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name)
     ]
     for name, (low, high) in RATINGS.items():

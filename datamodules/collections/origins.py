@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from datamodules.identifiers import identifier
+from datamodules.io.paths import name_of
 from datamodules.tables import raise_together, read_table
 
 COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
@@ -75,7 +77,7 @@ def _stem(file: str | Path) -> str:
 
     Synthetic radiographs are called after their source, with a key of six digits behind it.
     """
-    stem = Path(file).stem.upper()
+    stem = name_of(Path(identifier(str(file)))).upper()
     return re.sub(r"^SYNTHETIC-(.+?)(-[0-9A-F]{6})?$", r"\1", stem)
 
 

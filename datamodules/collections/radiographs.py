@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from datamodules.batch import UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
 from datamodules.digest import sha256
+from datamodules.io.paths import name_of
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.splits import SPLITS, Split, split_by_patient
@@ -106,7 +107,7 @@ class RadiographRegions(NoduleSet):
         if not np.isnan(row["half_x"]):
             center = (row["y"], row["x"])
             return radiograph, ellipse(shape, center, (row["half_y"], row["half_x"])), center
-        lungs = None if self.lungs is None else read_lungs(self.lungs, row["path"].stem, shape)
+        lungs = None if self.lungs is None else read_lungs(self.lungs, name_of(row["path"]), shape)
         return radiograph, np.zeros(shape, bool), lung_point(shape, lungs, self.generator(row))
 
     def radiograph(self, row: dict[str, Any]) -> Volume:

@@ -19,6 +19,7 @@ from datamodules.collections.radiographs import (
 )
 from datamodules.digest import sha256
 from datamodules.hounsfield import TYPICAL_LUNG_HU
+from datamodules.io.paths import name_of
 from datamodules.io.radiographs import lung_point, read_lungs
 from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
 from datamodules.ratings import CHARACTERISTICS, characteristics
@@ -141,7 +142,7 @@ class SuperimposedNodules(RadiographRegions):
         radiograph = self.radiograph(row)
         lungs = None
         if self.lungs is not None:
-            lungs = read_lungs(self.lungs, row["path"].stem, radiograph.array.shape)
+            lungs = read_lungs(self.lungs, name_of(row["path"]), radiograph.array.shape)
         center = lung_point(radiograph.array.shape, lungs, self.generator(row))
         image, mask = (
             _patch(path, path.stat().st_mtime_ns)

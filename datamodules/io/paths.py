@@ -11,12 +11,12 @@ ENDINGS = (
 
 
 def name_of(path: Path) -> str:
-    """A study's whole name, without an image file's ending; of `1.2.3.mha` it is `1.2.3`."""
+    """The whole name of a file or folder, but an image's ending; of `1.2.3.mha` it is `1.2.3`."""
     if path.name in ("", ".."):
         path = path.resolve()
     lower = path.name.lower()
     ending = next((ending for ending in ENDINGS if lower.endswith(ending)), "")
-    return path.name if path.is_dir() else path.name[: len(path.name) - len(ending)]
+    return path.name[: len(path.name) - len(ending)]
 
 
 def real_path(path: Path) -> str:

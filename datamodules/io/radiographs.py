@@ -1,5 +1,6 @@
 """Radiographs on disk: reading them, and telling whether they lie on their side."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.io.dicom import read_dicom_radiograph
+from datamodules.io.paths import name_of
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.io.whole_files import written_whole
 
@@ -182,12 +184,12 @@ def _spine(rows: NDArray[np.float64]) -> float:
     )
 
 
-def read_lungs(folder: Path, stem: str, shape: Sequence[int]) -> NDArray[np.bool_]:
+def read_lungs(folder: Path, name: str, shape: Sequence[int]) -> NDArray[np.bool_]:
     """Read a radiograph's lung masks, left and right together, and bring them to its size.
 
     Args:
         folder: holds pictures named like the radiograph, in whatever subfolders.
-        stem: the radiograph's name without its ending.
+        name: the radiograph's, whole but for its ending; see `name_of`.
         shape: pixels of the radiograph along y and x.
 
     Raises:
@@ -195,9 +197,10 @@ def read_lungs(folder: Path, stem: str, shape: Sequence[int]) -> NDArray[np.bool
     """
     from PIL import Image
 
-    files = sorted(path for path in folder.rglob(f"{stem}.*") if path.is_file())
+    beginning = folder.rglob(f"{glob.escape(name)}*")
+    files = sorted(path for path in beginning if path.is_file() and name_of(path) == name)
     if not files:
-        message = f"{folder} has no lung mask named {stem}.*: add it, or set lungs to null"
+        message = f"{folder} has no lung mask named {name}.*: add it, or set lungs to null"
         raise FileNotFoundError(message)
     lungs = np.zeros(tuple(shape), bool)
     for path in files:

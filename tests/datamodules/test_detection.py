@@ -14,7 +14,7 @@ from datamodules.collections import (
     RadiographCollection,
     SuperimposedCollection,
 )
-from datamodules.collections.origins import origins
+from datamodules.collections.origins import origins, read_source_ids
 from datamodules.detection import DetectionDataModule, RadiographSource
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.patients import patient_key
@@ -220,6 +220,7 @@ def test_versions_are_augmented(tmp_path: Path) -> None:
         ("00000012_003", "12", "patient '12' of ChestX-ray14"),
         ("00000012_003-synthetic", "12", "patient '12' of ChestX-ray14"),
         ("radiograph", "12", "patient '12'"),
+        ("1.2.840.113", "12", "patient '12'"),
     ],
 )
 def test_file_names_of_collections_say_the_patient(file: str, patient: str, expected: str) -> None:
@@ -243,6 +244,10 @@ def test_a_radiograph_of_another_collection_is_known_by_its_source(tmp_path: Pat
     made = Listed(tmp_path, [nodule("synthetic-n0007-1a2b3c")])
     with pytest.raises(ValueError, match="'JPCLN001' of JSRT is in test of jsrt and in train of"):
         module({"jsrt": jsrt, "made": made}, source_ids=table)
+    # names are whole, also where dots are in them, and blanks are no part of them
+    uids = {"image": ["1.2.3.1", " n0007.mha"], "source_id": ["1.2.3.2", "jpcln001.IMG\u00a0"]}
+    pd.DataFrame(uids).to_csv(table, index=False)
+    assert read_source_ids(table) == {"1.2.3.1": "1.2.3.2", "N0007": "JPCLN001"}
     # a radiograph of a collection that says no patient is compared itself
     other = Listed(tmp_path, [nodule("n0008", split="val")])
     names = {"image": ["n0007.mha", "n0008.mha"], "source_id": ["CXR9_IM-1.png"] * 2}

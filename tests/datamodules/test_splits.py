@@ -46,6 +46,13 @@ def test_a_patient_in_two_splits_is_an_error() -> None:
         check_no_patient_crosses({"train": ["a", "b"], "val": ["c"], "test": ["b"]})
 
 
+@pytest.mark.parametrize("other", ["p1", "P01", "P 1"])
+def test_patients_that_read_the_same_are_in_one_split(other: str) -> None:
+    check_no_patient_crosses({"train": ["P1", other], "test": ["P2"]})
+    with pytest.raises(ValueError, match=f"Patient 'P1', who reads as '{other}', is in both train"):
+        check_no_patient_crosses({"train": ["P1"], "val": [], "test": [other]})
+
+
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.9, 0.2, 0.1), (1.2, -0.2, 0.0)])
 def test_bad_fractions(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="three numbers of at least 0 that sum to 1"):

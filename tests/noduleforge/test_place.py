@@ -10,7 +10,7 @@ from datamodules.batch import Roi
 from datamodules.insertion.modules import InsertionDataModule
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
-from noduleforge.place import find_lungs, lungs_by_threshold, place, turned
+from noduleforge.place import find_lungs, lung_file, lungs_by_threshold, place, turned
 
 SPACING = (2.5, 1.5, 1.5)
 SHAPE = (100, 180, 220)
@@ -106,6 +106,71 @@ def test_given_lung_masks_are_used(study: Path, store: Path, tmp_path: Path) -> 
     for row in pd.read_csv(tmp_path / "out/requests.csv").itertuples():
         index = np.rint(volume.grid.index((row.x_mm, row.y_mm, row.z_mm))).astype(int)
         assert mask[tuple(index)] == 1
+
+
+def write_lungs(path: Path, study: Path, shift: float = 0.0, value: float = 1.0) -> None:
+    """A mask of a small part of the lungs."""
+    mask = np.zeros(SHAPE, np.uint8 if value == 1 else np.float32)
+    mask[60:80, 60:110, 140:170] = value
+    grid = read_volume(study).grid
+    origin = (grid.origin_mm[0] + shift, *grid.origin_mm[1:])
+    write_volume(path, Volume(mask, grid.spacing_mm, origin, grid.direction))
+
+
+def test_lung_masks_have_the_whole_names_of_studies(tmp_path: Path) -> None:
+    for folder in ("studies", "lungs"):
+        (tmp_path / folder).mkdir()
+    for name in ("1.3.6.1.100", "1.3.6.1.200", "1"):
+        (tmp_path / f"lungs/{name}.mha").write_text("")
+    for name in ("1.3.6.1.100.mha", "1.3.6.1.200.nii.gz", "1.3.6.1.100"):
+        found = lung_file(tmp_path / "lungs", tmp_path / "studies" / name)
+        assert found.name == f"{'.'.join(name.split('.')[:5])}.mha"
+    with pytest.raises(FileNotFoundError, match=r"has no 1\.3\.6\.1\.300\.nii\.gz"):
+        lung_file(tmp_path / "lungs", tmp_path / "1.3.6.1.300.mha")
+
+
+def test_lung_masks_of_another_grid_or_study_are_refused(
+    study: Path, store: Path, tmp_path: Path
+) -> None:
+    lungs = tmp_path / "lungs"
+    write_lungs(lungs / "chest.nii.gz", study, shift=60.0)
+    with pytest.raises(ValueError, match="lies on another grid than its study"):
+        place([study], store, tmp_path / "out", lungs=lungs)
+    other = tmp_path / "other/chest.nii.gz"
+    other.parent.mkdir()
+    other.symlink_to(study)
+    write_lungs(lungs / "chest.nii.gz", study, value=255.0)
+    place([study, other], store, tmp_path / "out", per_study=1, lungs=lungs)  # one and the same
+    other.unlink()
+    other.write_bytes(study.read_bytes())
+    with pytest.raises(ValueError, match="would both get the lung mask"):
+        place([study, other], store, tmp_path / "more", lungs=lungs)
+
+
+def test_known_nodules_are_avoided_however_their_study_is_written(
+    study: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """A nodule of 600 mm leaves no place."""
+    monkeypatch.chdir(tmp_path)
+    header = "study,x_mm,y_mm,z_mm,diameter_mm\n"
+    (tmp_path / "there.csv").write_text(header + "./chest.nii.gz,155,155,155,600\n")
+    with pytest.raises(ValueError, match="No nodule could be placed"):
+        place([study], store, tmp_path / "out", avoid=Path("there.csv"))
+    (tmp_path / "there.csv").write_text(header + "ches.nii.gz,155,155,155,600\n")
+    place([study], store, tmp_path / "out", avoid=Path("there.csv"))
+    assert "1 of 1 row(s) are of no study that is given" in capsys.readouterr().out
+
+
+def test_requests_name_their_study_through_links(study: Path, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "far/away/out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "far/away/out")
+    place([study], store, tmp_path / "out", per_study=1)
+    table = pd.read_csv(tmp_path / "out/requests.csv")
+    assert (tmp_path / "out" / table["study"][0]).samefile(study)
 
 
 def test_a_turned_shape_keeps_its_volume() -> None:

@@ -127,6 +127,16 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         read_boxes(root / "BBox_List_2017.csv")
 
 
+def test_patients_are_text_without_blanks(tmp_path: Path) -> None:
+    path = write_set(tmp_path) / "Data_Entry_2017_v2020.csv"
+    text = path.read_text()
+    path.write_text(text.replace(",0,0,57", ",0, 0\u00a0,57"))
+    assert read_entries(path)["patient_id"].tolist() == ["0", "0", "1", "1", "2", "2", "99"]
+    path.write_text(text.replace(",0,1,57", ",0,01,57", 1))
+    with pytest.raises(ValueError, match="Patient ID '01' and '1' read the same"):
+        read_entries(path)
+
+
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path)
     path = root / "images_001" / "images" / "00000000_000.png"

@@ -111,6 +111,20 @@ def test_faults_are_named(folder: Path, column: str, value: Any, message: str) -
         FolderDataModule(folder, roi=Roi(16)).setup()
 
 
+def test_names_and_patients_are_whole(folder: Path) -> None:
+    table = pd.read_csv(folder / "radiographs.csv")
+    table["image"] = [f"radiographs/1.2.3.{n}" for n in range(12)]
+    table["patient_id"] = [f" {n // 2}\u00a0" for n in range(12)]
+    table["split"] += " "
+    table.to_csv(folder / "radiographs.csv", index=False)
+    read = FolderCollection(folder).normal_radiographs()
+    assert read["name"].tolist() == [f"radiographs/1.2.3.{n}" for n in range(12)]
+    assert read["patient_id"].tolist() == [str(n // 2) for n in range(12)]
+    change(folder, 3, "patient_id", "00")
+    with pytest.raises(ValueError, match="patient_id '0' and '00' read the same"):
+        FolderCollection(folder).normal_radiographs()
+
+
 def test_a_missing_table_column_or_nodule_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nodules\.csv does not exist"):
         FolderDataModule(folder, content="nodules", roi=Roi(16)).setup()

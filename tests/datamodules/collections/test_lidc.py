@@ -229,6 +229,55 @@ def test_faulty_tables(
         dataset(tmp_path)
 
 
+def test_identifiers_are_text_without_blanks(tmp_path: Path) -> None:
+    """Padded cells, as spreadsheets leave them, are no patients of their own."""
+    table = write_set(tmp_path)
+    table["nodule_id"] = [f"00{i}" for i in range(6)]
+    table["patient_id"] = ["0001", " 0001", "0001\u00a0", "Ju\u0308", "J\u00fc\t", "\ufeff0001"]
+    table.to_csv(tmp_path / "nodules.csv", index=False)
+    read = read_table(tmp_path / "nodules.csv", None, "patient_id != 'J\u00fc'")
+    assert read["patient_id"].tolist() == ["0001"] * 4
+    assert read["nodule_id"].tolist() == ["000", "001", "002", "005"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("patient_id", ["P1", "p1"], "patient_id 'P1' and 'p1' read the same"),
+        ("patient_id", ["1", "01"], "patient_id '01' and '1' read the same"),
+        ("patient_id", ["P1", "\u3000"], r"patient_id is empty in line\(s\) 3"),
+        ("nodule_id", ["N1", "n1"], "nodule_id n1 occurs more than once"),
+    ],
+)
+def test_identifiers_that_might_be_one_are_refused(
+    column: str, values: list[str], message: str, tmp_path: Path
+) -> None:
+    table = write_set(tmp_path, 2)
+    table[column] = values
+    table.to_csv(tmp_path / "nodules.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "nodules.csv", None, None)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_masks_of_floats_are_read(soft: bool, tmp_path: Path) -> None:
+    """A soft edge is inside from one half on; a label may be any number."""
+    write_set(tmp_path, 1)
+    expected = module(tmp_path)
+    expected.setup("test")
+    image, mask = patch(3, 0)
+    z, y, x = np.indices(image.array.shape) - 13
+    share = np.clip(4.5 - np.sqrt(z**2 + y**2 + x**2), 0, 1).astype(np.float32)
+    assert ((share >= 0.5) == mask.array).all()
+    array = share if soft else mask.array * np.float32(14.245)
+    write_volume(tmp_path / "mask-0.mha", replace(mask, array=array))
+    given = module(tmp_path)
+    given.setup("test")
+    one, other = (data.datasets["test"][0] for data in (expected, given))
+    assert one["attributes"] == other["attributes"]
+    assert torch.equal(one["mask"], other["mask"])
+
+
 def test_faulty_settings(tmp_path: Path) -> None:
     write_set(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"other\.csv does not exist"):

@@ -133,6 +133,18 @@ def test_lung_masks_are_joined_and_points_lie_in_them(tmp_path: Path) -> None:
         read_lungs(tmp_path, "other", (64, 128))
 
 
+def test_lung_masks_are_found_by_whole_names(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.2.3", "1.2.3.4", "1.2", "a[1]")):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[number] = 1
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+    for number, name in enumerate(("1.2.3", "1.2.3.4", "1.2", "a[1]")):
+        lungs = read_lungs(tmp_path, name, (8, 8))
+        assert np.flatnonzero(lungs.any(axis=1)).tolist() == [number]
+    with pytest.raises(FileNotFoundError, match="no lung mask named 1"):
+        read_lungs(tmp_path, "1", (8, 8))
+
+
 def test_points_without_a_mask_lie_beside_the_spine() -> None:
     rng = np.random.default_rng(0)
     points = np.array([lung_point((100, 200), None, rng) for _ in range(500)])
