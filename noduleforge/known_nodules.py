@@ -53,11 +53,11 @@ def nodules_there(avoid: Path | None, studies: Sequence[Path]) -> dict[str, Take
     for text, (*point, diameter) in zip(table["study"], numbers, strict=True):
         study = next((path for path in _paths(text, avoid.parent) if path in there), None)
         if study is None:
-            unknown.append(text)
+            unknown.append(text if isinstance(text, str) else "(empty)")
         else:
             there[study].append((np.array(point), float(diameter) / 2))
     if unknown:
-        names = list(dict.fromkeys(map(str, unknown)))
+        names = list(dict.fromkeys(unknown))
         more = ", ..." if len(names) > MOST_ERRORS else ""
         print(
             f"{avoid}: {len(unknown)} of {len(table)} row(s) are of no study that is given, and "

@@ -50,7 +50,8 @@ def test_rows_of_no_study_are_reported(folder: Path, capsys: pytest.CaptureFixtu
     assert len(found[real_path(Path("0001"))]) == 1
     told = capsys.readouterr().out
     assert (
-        "3 of 4 row(s) are of no study that is given, and were not avoided: 1, nan, other" in told
+        "3 of 4 row(s) are of no study that is given, and were not avoided: 1, (empty), other"
+        in told
     )
 
 

@@ -158,10 +158,11 @@ def test_known_nodules_are_avoided_however_their_study_is_written(
     monkeypatch.chdir(tmp_path)
     header = "study,x_mm,y_mm,z_mm,diameter_mm\n"
     (tmp_path / "there.csv").write_text(header + "./chest.nii.gz,155,155,155,600\n")
+    settings = {"per_study": 1, "wall_mm": 35.0, "avoid": Path("there.csv")}
     with pytest.raises(ValueError, match="No nodule could be placed"):
-        place([study], store, tmp_path / "out", avoid=Path("there.csv"))
+        place([study], store, tmp_path / "out", **settings)
     (tmp_path / "there.csv").write_text(header + "ches.nii.gz,155,155,155,600\n")
-    place([study], store, tmp_path / "out", avoid=Path("there.csv"))
+    place([study], store, tmp_path / "out", **settings)
     assert "1 of 1 row(s) are of no study that is given" in capsys.readouterr().out
 
 

@@ -298,4 +298,4 @@ def test_masks_of_any_values_stop_nobody(three: Given) -> None:
     table = nodules(out).set_index("patient_id")
     assert table.index.tolist() == ["P0", "P1", "P2", "m255", "odd", "scaled"]
     assert table.loc["P2":, "diameter_mm"].nunique() == 1
-    assert 'broken-m.mha,"has the value 14.245' in (out / "report.csv").read_text()
+    assert "broken-m.mha has the value 14.245" in (out / "report.csv").read_text()

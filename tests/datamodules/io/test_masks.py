@@ -52,5 +52,5 @@ def test_values_that_say_nothing_are_refused(
     if np.isfinite(values).all():
         array = np.broadcast_to(np.asarray(values, np.float32), (2, 2, 3))
         write_volume(tmp_path / "m.mha", Volume(array, (1.0,) * 3, (0.0,) * 3, np.eye(3)))
-        with pytest.raises(ValueError, match=f"m.mha {message}"):
+        with pytest.raises(ValueError, match=f"m.mha .*{message}"):
             read_mask(tmp_path / "m.mha")
