@@ -17,8 +17,8 @@ READABLE = 64
 TWO_FILES = (".mhd", ".nhdr", ".hdr")
 """Endings of headers whose voxels are in a file beside them."""
 
-OURS = re.compile(r"\.\d+-.+|.*_(?:[0-9a-f]{6}|[0-9a-f]{16})(?:_\d+)?\.(?:mha|json)")
-"""Names of what cases write, and of what a killed run has begun to write."""
+OURS = re.compile(r".*_(?:[0-9a-f]{6}|[0-9a-f]{16})(?:_\d+)?\.(?:mha|json)")
+"""Names of what cases write."""
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Records:
             path.write_text(json.dumps({"made_of": key, "rows": asdict(rows)}))
 
     def remove_others(self, cases: Iterable[Case], rows: Iterable[Rows]) -> None:
-        """Remove what belongs to none of the cases: of changed or removed ones, and half-made.
+        """Remove what belongs to none of the cases: of changed, removed or half-made ones.
 
         Args:
             cases: all of the store.
@@ -143,8 +143,8 @@ class Records:
         """
         kept = {self._file(case) for case in cases}
         kept |= {self.out / name for made in rows for name in _files(made)}
-        for folder in (self.out, *(self.out / name for name in ("cases", "images", "masks"))):
-            for path in folder.iterdir() if folder.is_dir() else ():
+        for folder in ("cases", "images", "masks"):
+            for path in (self.out / folder).iterdir():
                 if path not in kept and OURS.fullmatch(path.name):
                     path.unlink(missing_ok=True)
 

@@ -177,12 +177,6 @@ class Scan:
         if not series.patient_id:
             message = "has no PatientID, by which splits keep patients apart: fill it in"
             raise ValueError(message)
-        if len(patients := {one.patient_id for one in self.slices}) > 1:
-            message = (
-                f"has the PatientIDs {', '.join(map(repr, sorted(patients)))}: give all its files "
-                "the same"
-            )
-            raise ValueError(message)
         rows.report += [row("series", series.uid, note) for note in series.notes]
         for run in series.runs:
             markings = [

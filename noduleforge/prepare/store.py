@@ -20,8 +20,8 @@ from datamodules.io.volumes import (
     resample_mask,
     write_volume,
 )
-from datamodules.io.whole_files import written_whole
-from noduleforge.prepare.cases import OURS, Case, Records, Rows
+from datamodules.io.whole_files import LEFTOVER, remove_leftovers, written_whole
+from noduleforge.prepare.cases import Case, Records, Rows
 from noduleforge.prepare.processes import processes
 
 
@@ -160,6 +160,7 @@ def make_store(
         message = f"workers is {workers}: give at least 1"
         raise ValueError(message)
     _claim(out, settings)
+    remove_leftovers(out)
     records = Records(out, settings)
     keys = [records.key(case) for case in cases]
     made = [records.read(case, key) for case, key in zip(cases, keys, strict=True)]
@@ -210,7 +211,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             return
         message = f"{out} was begun with other settings: choose another folder, or remove it"
         raise FileExistsError(message)
-    if out.exists() and any(not OURS.fullmatch(other.name) for other in out.iterdir()):
+    if out.exists() and any(not LEFTOVER.match(other.name) for other in out.iterdir()):
         message = f"{out} exists and holds something else: choose another folder"
         raise FileExistsError(message)
     with written_whole(path) as temporary:

@@ -284,6 +284,36 @@ def test_mistakes_are_one_line(
     assert message in told
 
 
+def test_a_series_that_failed_is_tried_again(tcia: Path, prepare: Prepare) -> None:
+    """And one that is done is left as it is, until its annotations change."""
+    damaged = sorted((tcia / "dicom/LIDC-IDRI-0001/ct").glob("*.dcm"))[10]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="Not one nodule could be prepared"):
+        prepare()
+    damaged.write_bytes(whole)
+    out = prepare()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("[cim]*/*")}
+    assert before
+    prepare()
+    assert {path: path.stat().st_mtime_ns for path in out.glob("[cim]*/*")} == before
+    xml = tcia / "xml/deeper/069.xml"
+    xml.write_text(xml.read_text().replace("<texture>4", "<texture>1"))
+    textures = pd.read_csv(prepare() / "nodules.csv")["texture"]
+    assert textures.tolist() == pd.read_csv(prepare("new") / "nodules.csv")["texture"].tolist()
+    assert textures[1] == 1
+
+
+def test_patients_that_read_the_same_are_refused(
+    tcia: Path, prepare: Prepare, scan: Volume, drawings: list[list[Drawing]]
+) -> None:
+    other = uid_of("other")
+    write_series(tcia / "dicom/other", scan, "lidc-idri-1", other)
+    (tcia / "xml/other.xml").write_text(lidc_xml(other, drawings))
+    with pytest.raises(ValueError, match="PatientID 'LIDC-IDRI-0001' and 'lidc-idri-1' read the"):
+        prepare()
+
+
 def test_every_annotation_of_the_database_has_its_series() -> None:
     found = read_annotations(database_file())
     assert sum(map(len, found.drawings.values())) == 6859

@@ -209,8 +209,6 @@ def test_killed_at_any_moment_and_run_again_it_gives_what_one_run_gives(
         with pytest.raises(Killed):
             three.prepare(out)
         left, dead = 0, 0
-        # of which the process is not the one that wrote what was left behind
-        monkeypatch.setattr(os, "getpid", lambda moment=moment: 10_000 + moment)
         assert content(three.prepare(out)) == expected
     left = moments + 1
     assert content(three.prepare("whole")) == expected
