@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.digest import sha256
 from datamodules.hounsfield import check_hu
-from datamodules.io.masks import read_mask
-from datamodules.io.volumes import Volume, equivalent_diameter_mm, read_volume
+from datamodules.io.volumes import Volume, equivalent_diameter_mm
 from datamodules.io.whole_files import written_whole
 from datamodules.ratings import RATINGS, characteristics, subtype_of
 
@@ -116,7 +115,9 @@ def look(root: Path, row: dict[str, Any]) -> Seen:
         FileNotFoundError: If a file is missing.
         ValueError: If a file cannot be used at all; training would refuse it too.
     """
-    image, mask = read_volume(root / row["image"]), read_mask(root / row["mask"])
+    from datamodules.collections.lidc import recent
+
+    image, mask = recent(root / row["image"], "image"), recent(root / row["mask"], "mask")
     if not image.grid.matches(mask.grid):
         message = f"{row['mask']} lies on another grid than {row['image']}: resample it"
         raise ValueError(message)

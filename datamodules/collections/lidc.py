@@ -136,9 +136,18 @@ def every_subtype(table: pd.DataFrame) -> pd.DataFrame:
 
 @lru_cache(maxsize=2)
 def _recent(path: Path, kind: str, changed_ns: int) -> Volume:
-    """Read a file, or give it again: copies of a nodule and neighbours in a table share it."""
     del changed_ns  # only makes a file that was rewritten another key
     return read_mask(path) if kind == "mask" else read_study(path)
+
+
+def recent(path: Path, kind: str) -> Volume:
+    """Read an `image` or a `mask`, or give it again: copies of a nodule and neighbours share it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it cannot be read; see `read_study` and `read_mask`.
+    """
+    return _recent(path, kind, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 class LIDCNodules(NoduleSet):
@@ -249,7 +258,7 @@ class LIDCNodules(NoduleSet):
     def _volume(self, row: dict[str, Any], which: str) -> Volume:
         path = self.root / row[which]
         try:
-            return _recent(path, which, path.stat().st_mtime_ns if path.exists() else 0)
+            return recent(path, which)
         except (FileNotFoundError, ValueError) as error:
             message = f"Nodule {row['nodule_id']}: {error}"
             raise type(error)(message) from error

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MARKS = {
     "TemporalPositionIdentifier": "temporal position",
-    "TemporalPositionIndex": "temporal position",
+    "TemporalPositionIndex": "temporal index",
     "EchoNumbers": "echo",
     "StackID": "stack",
     "KVP": "tube voltage",
@@ -40,6 +40,9 @@ CT_STORAGE = (
     "1.2.840.10008.5.1.4.1.1.2.2",
 )
 """CT, enhanced CT and legacy converted enhanced CT: images that must say where they lie."""
+
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""A DICOMDIR."""
 
 STARTS = (b"\x02\0\0\0", b"\x08\0\x01\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
 """How DICOM begins whose preamble is missing."""
@@ -104,7 +107,7 @@ def read_slices(path: Path) -> list[Slice]:
         bare = start.startswith(STARTS)
         return _parse(path, force=bare)
     except OSError as error:
-        message = f"cannot be read ({error.strerror}): copy it again"
+        message = f"cannot be read ({error}): copy it again"
         raise ValueError(message) from error
     # damaged bytes lead pydicom to nearly any exception
     except Exception as error:
@@ -117,11 +120,14 @@ def read_slices(path: Path) -> list[Slice]:
 
 def _parse(path: Path, force: bool) -> list[Slice]:
     import pydicom
+    from pydicom.errors import InvalidDicomError
 
     data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=force)
     fields = _Fields([data])
-    if not (fields.text("SeriesInstanceUID") and fields.text("SOPInstanceUID")):
+    if data.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
         return []
+    if not (fields.text("SeriesInstanceUID") and fields.text("SOPInstanceUID")):
+        raise InvalidDicomError
     shared, each = (data.get(name) or [] for name in GROUPS)
     if fields.text("Modality") != "CT" or not each:
         return [_slice(path, None, fields)]

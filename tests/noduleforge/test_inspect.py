@@ -9,6 +9,9 @@ import pytest
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from noduleforge.cli import main
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from dicom import write_series
+
 
 def test_a_store_is_counted_and_drawn(store: Path, capsys: pytest.CaptureFixture) -> None:
     main(["inspect", str(store)])
@@ -77,6 +80,20 @@ def test_everything_that_is_wrong_is_listed(store: Path, tmp_path: Path) -> None
         assert what in faults[name]
     assert "is as dark as lung" in faults["n6"]
     assert set(faults.index) == {f"n{k}" for k in (0, 1, 2, 3, 4, 5, 6, 9)}
+
+
+def test_series_in_folders_are_read(store: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(store / "nodules.csv", dtype=str)
+    for row in table[:2].itertuples():
+        write_series(store / f"dicom/{row.nodule_id}", read_volume(store / row.image), "p", "1.2")
+    table.loc[:1, "image"] = [f"dicom/{name}" for name in table["nodule_id"][:2]]
+    main(["inspect", str(store), "--out", str(tmp_path / "before")])
+    table.to_csv(store / "nodules.csv", index=False)
+    main(["inspect", str(store), "--out", str(tmp_path / "after")])
+    before, after = (
+        (tmp_path / name / "inspected.csv").read_text() for name in ("before", "after")
+    )
+    assert before == after
 
 
 def test_nothing_readable_is_one_line(store: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,49 @@ def test_two_slices_at_one_place_are_refused(tcia: Path, prepare: Prepare, scan:
     with pytest.raises(ValueError, match="Not one nodule"):
         prepare()
     assert "has two slices with different voxels at" in reported(tcia.parent / "out")
+
+
+def change(paths: Iterable[Path], **tags: object) -> None:
+    for path in paths:
+        data = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(data, name, value)
+        data.save_as(path)
+
+
+def test_of_two_reconstructions_the_outlined_one_is_taken(
+    tcia: Path, prepare: Prepare, scan: Volume
+) -> None:
+    """Of the other, larger one nothing is seen, and the report names both."""
+    array = np.random.default_rng(1).integers(-1000, 200, (40, 64, 64)).astype(np.int16)
+    other = Volume(array, SPACING, ORIGIN, np.eye(3))
+    paths = write_series(tcia / "dicom/x", other, "LIDC-IDRI-0001", uid_of("d"))
+    frame = uid_of(UID, "frame")
+    change(paths, SeriesInstanceUID=UID, FrameOfReferenceUID=frame, ConvolutionKernel="sharp")
+    out = prepare(whole=True)
+    image = read_volume(out / pd.read_csv(out / "nodules.csv")["image"][0])
+    np.testing.assert_array_equal(image.array, scan.array)
+    assert "the chosen one of 2 stacks: 30 slice(s) with kernel unknown" in reported(out)
+    assert "40 slice(s) with kernel sharp" in reported(out)
+    # where the lines do not say which slices they are in, nothing is guessed
+    (tcia / "xml/deeper/069.xml").write_text(
+        re.sub("(<imageSOP_UID>).*?<", r"\1<", (tcia / "xml/deeper/069.xml").read_text())
+    )
+    with pytest.raises(ValueError, match="Not one nodule"):
+        prepare("other")
+    assert "holds 2 stacks, 40 slice(s) with kernel sharp" in reported(tcia.parent / "other")
+
+
+def test_a_faulty_header_stops_nobody_else(
+    tcia: Path, prepare: Prepare, scan: Volume, drawings: list[list[Drawing]]
+) -> None:
+    other = uid_of("faulty")
+    paths = write_series(tcia / "dicom/LIDC-IDRI-0002", scan, "LIDC-IDRI-0002", other)
+    paths[4].write_bytes(paths[4].read_bytes().replace(b"0.800000\\", b"0,800000\\"))
+    (tcia / "xml/071.xml").write_text(lidc_xml(other, drawings))
+    out = prepare()
+    assert set(pd.read_csv(out / "nodules.csv")["patient_id"]) == {"LIDC-IDRI-0001"}
+    assert f"{paths[4]}, whose PixelSpacing is '0,800000" in reported(out)
 
 
 def test_slices_are_ordered_along_their_normal(tmp_path: Path, scan: Volume) -> None:
