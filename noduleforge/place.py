@@ -82,7 +82,7 @@ def place(
     `shapes/`, for `data.init_args.requests` of configs/ct/insert.yaml.
 
     Args:
-        studies: CT volumes (image files, or folders with a DICOM series).
+        studies: CT volumes (image files, or DICOM series, each its folder or one of its files).
         shapes: data set of real nodules, as LIDCCollection reads it. Give that of training patients
             alone where the result is trained with.
         out: folder to write.

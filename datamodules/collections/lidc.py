@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
 from datamodules.hounsfield import AIR_HU, check_hu, to_int16
 from datamodules.identifiers import check_readings, identifiers
-from datamodules.io.dicom import read_study, read_study_grid
+from datamodules.io.dicom import read_study, read_study_grid, study_files
 from datamodules.io.masks import read_mask
-from datamodules.io.volumes import Volume, equivalent_diameter_mm, resample, resample_mask
+from datamodules.io.volumes import Grid, Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.ratings import RATINGS, subtype_of
 from datamodules.splits import SPLITS, Split, split_by_patient
 from datamodules.tables import raise_together, select_rows
@@ -174,7 +174,8 @@ class LIDCNodules(NoduleSet):
         yield json.dumps([self.roi_spacing_mm, self.subtypes])
         yield self.table.to_json(orient="split")
         for name in (*self.table["image"], *self.table["mask"]):
-            yield f"{name} {(self.root / name).stat().st_size}"
+            files = study_files(self.root / name)
+            yield f"{name} {sum(file.stat().st_size for file in files)}"
 
     def check(self) -> None:
         """Check the files' headers and raise what is wrong with them together.
@@ -185,16 +186,17 @@ class LIDCNodules(NoduleSet):
                 in words.
         """
         errors = []
+        grid_of = cache(read_study_grid)  # a series takes long, and many rows may share one
         for row in self.rows:
             try:
-                self._check_header(row)
+                self._check_header(row, grid_of)
             except (FileNotFoundError, ValueError) as error:
                 errors.append(str(error))
         raise_together(errors)
 
-    def _check_header(self, row: dict[str, Any]) -> None:
+    def _check_header(self, row: dict[str, Any], grid_of: Callable[[Path], Grid]) -> None:
         try:
-            image, mask = (read_study_grid(self.root / row[kind]) for kind in ("image", "mask"))
+            image, mask = (grid_of(self.root / row[kind]) for kind in ("image", "mask"))
         except (FileNotFoundError, ValueError) as error:
             message = f"Nodule {row['nodule_id']}: {error}"
             raise type(error)(message) from error
@@ -284,8 +286,8 @@ class LIDCCollection(NoduleCollection):
     """Nodules in CT: a folder with a table, images and one binary mask for each nodule.
 
     Images may be patches or whole volumes (several rows may share one), in MetaImage, NIfTI, NRRD
-    or a folder with a DICOM series, and 2D or 3D; a region of interest (ROI) is cut around each
-    mask's centroid.
+    or a DICOM series (its folder, or one of its files), and 2D or 3D; a region of interest (ROI) is
+    cut around each mask's centroid.
     """
 
     def __init__(

@@ -262,6 +262,19 @@ def is_series(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and any(one.modality == "CT" for one in _slices(path)))
 
 
+def study_files(path: Path) -> list[Path]:
+    """The files that a study may be in: all in a folder or beside a file of a series, or itself.
+
+    Raises:
+        ValueError: If it is damaged DICOM.
+    """
+    if not is_series(path):
+        return [path]
+    files = sorted(path.rglob("*") if path.is_dir() else path.parent.iterdir())
+    # what begins with a dot is what macOS and unfinished copies leave behind
+    return [file for file in files if file.is_file() and not file.name.startswith(".")]
+
+
 def read_study(path: Path) -> Volume:
     """Read a CT volume: an image file, a folder with one DICOM series, or a file of a series.
 
@@ -294,10 +307,8 @@ def only_series(path: Path) -> Series:
         ValueError: If there are several, a file is damaged, or it has gaps.
     """
     meant = _slices(path) if path.is_file() else []
-    files = sorted(path.parent.iterdir() if meant else path.rglob("*"))
-    # what begins with a dot is what macOS and unfinished copies leave behind
-    files = [file for file in files if file.is_file() and not file.name.startswith(".")]
-    found = by_series([one for file in files for one in _slices(file) if one.modality == "CT"])
+    slices = [one for file in study_files(path) for one in _slices(file)]
+    found = by_series([one for one in slices if one.modality == "CT"])
     if meant:
         found = {meant[0].series_uid: found[meant[0].series_uid]}
     if not found:

@@ -1,6 +1,7 @@
 """Any CT volumes with label masks to a patch store."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from scipy import ndimage
 
 from datamodules.hounsfield import INT16_HU, check_hu
 from datamodules.identifiers import check_readings, identifiers
-from datamodules.io.dicom import read_study
+from datamodules.io.dicom import is_series, read_study
 from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Grid
 from datamodules.tables import read_table
@@ -44,10 +45,11 @@ def prepare_volumes(
 
     Args:
         table: a CSV file with the columns `patient_id`, `image` (MetaImage, NIfTI, NRRD, or a
-            folder with one DICOM series) and `mask` (an image file on the same grid), relative to
-            the table's folder; other columns, such as `subtype`, go to all nodules of the row, with
-            `given_` before their names where the store has a column of that name. An image is of
-            one patient, and patients that read the same (`P1`, `p01`) are refused.
+            folder with one DICOM series, or one of its files) and `mask` (an image file on the same
+            grid), relative to the table's folder; other columns, such as `subtype`, go to all
+            nodules of the row, with `given_` before their names where the store has a column of
+            that name. An image is of one patient, and patients that read the same (`P1`, `p01`) are
+            refused.
         out: folder to write.
         separate: whether a mask's nodules are its `labels`, or its connected `components`. Shares
             from 0 to 1 are inside from one half on.
@@ -129,7 +131,14 @@ class Scan:
     def facts(self) -> object:
         """The rows of the table and the files that they name."""
         files = [self.image, *(given["mask"] for given in self.masks)]
-        return [self.image, self.masks, [file_facts(self.root / name) for name in files]]
+        return [self.image, self.masks, [file_facts(self._whole(name)) for name in files]]
+
+    def _whole(self, name: str) -> Path:
+        """Where all of a file is: of one of a series, in its folder."""
+        path = self.root / name
+        with suppress(ValueError):  # damaged: it fails when it is read
+            return path.parent if path.is_file() and is_series(path) else path
+        return path
 
     def __call__(self) -> Rows:
         """Write the nodules; return rows for the tables and the report."""

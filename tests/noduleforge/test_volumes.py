@@ -1,7 +1,10 @@
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from datamodules.batch import Roi
@@ -9,6 +12,9 @@ from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.lidc import LIDCDataModule
 from noduleforge.cli import main
 from noduleforge.prepare.volumes import prepare_volumes
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from dicom import write_series
 
 SPACING, ORIGIN = (2.0, 1.0, 1.0), (5.0, 6.0, 7.0)
 
@@ -83,3 +89,27 @@ def test_wrong_tables_are_one_line(
     with pytest.raises(SystemExit):
         main(["prepare", "volumes", "--table", str(path), "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
+
+
+def test_one_of_two_reconstructions_is_named_by_a_file(folder: Path, tmp_path: Path) -> None:
+    scan = read_volume(folder / "a.nii.gz")
+    soft = write_series(folder / "ct", scan, "p1", "1.2.3")
+    sharp = write_series(folder / "sharp", replace(scan, array=scan.array[:9] + 1), "p1", "1.2.4")
+    for path in sharp:
+        data = pydicom.dcmread(path)
+        data.SeriesInstanceUID, data.ConvolutionKernel = "1.2.3", "sharp"
+        data.FrameOfReferenceUID = pydicom.dcmread(soft[0]).FrameOfReferenceUID
+        data.save_as(folder / f"ct/sharp-{path.name}")
+    table = folder / "dicom.csv"
+    table.write_text("patient_id,image,mask\np1,ct,a-labels.mha\n")
+    with pytest.raises(ValueError, match="Not one nodule"):
+        prepare_volumes(table, tmp_path / "asked", workers=1)
+    report = (tmp_path / "asked/report.csv").read_text()
+    assert "holds 2 stacks, 20 slice(s) with kernel unknown" in report
+    assert "9 slice(s) with kernel sharp" in report
+    table.write_text(f"patient_id,image,mask\np1,ct/{soft[4].name},a-labels.mha\n")
+    out = tmp_path / "out"
+    prepare_volumes(table, out, whole=True, workers=1)
+    made = pd.read_csv(out / "nodules.csv")
+    assert len(made) == 2
+    np.testing.assert_array_equal(read_volume(out / made["image"][0]).array, scan.array)
