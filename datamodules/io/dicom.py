@@ -124,7 +124,7 @@ def _read_file(path: Path) -> NDArray[Any]:
 
 def _read_frames(path: Path, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Stored values of some frames of a file; ITK knows one slope and intercept for all."""
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     try:
         yield from iter_pixels(path, indices=list(frames))

@@ -31,7 +31,7 @@ TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality"),
     *("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("RescaleSlope", "RescaleIntercept", "FrameOfReferenceUID", "AcquisitionNumber"),
-    *("ConvolutionKernel", *MARKS, *GROUPS),
+    *("ConvolutionKernel", "NumberOfFrames", *MARKS, *GROUPS),
 )
 """What is read of a file before its voxels are wanted."""
 
@@ -131,6 +131,8 @@ def _parse(path: Path, force: bool) -> list[Slice]:
     shared, each = (data.get(name) or [] for name in GROUPS)
     if fields.text("Modality") != "CT" or not each:
         return [_slice(path, None, fields)]
+    if fields.numbers("NumberOfFrames", 1) != (len(each),):
+        raise InvalidDicomError  # some frames would be lost
     return [
         _slice(path, number, _Fields([*_nested(frame), *_nested(*shared), data]))
         for number, frame in enumerate(each)
@@ -165,7 +167,7 @@ def _slice(path: Path, frame: int | None, fields: _Fields) -> Slice:
         position,
         orientation,
         spacing,
-        (*(slope or (1.0,)), *(intercept or (0.0,))),
+        (slope[0] if slope else 1.0, intercept[0] if intercept else 0.0),
         fields.text("FrameOfReferenceUID"),
         fields.text("ConvolutionKernel"),
         fields.text("FrameAcquisitionNumber") or fields.text("AcquisitionNumber"),

@@ -93,8 +93,9 @@ def _by_marks(stack: list[Slice]) -> list[list[Slice]]:
     heights = sorted(map(height_mm, stack))
     if (np.diff(heights) > SAME_MM).all():
         return [stack]
-    for number in range(len(MARKS)):
-        parts = _groups(stack, lambda one, number=number: one.marks[number])
-        if len(parts) > 1:
+    for values in zip(*(one.marks for one in stack), strict=True):
+        if len(set(values)) > 1:
+            mark_of = dict(zip(stack, values, strict=True))
+            parts = _groups(stack, mark_of.__getitem__)
             return [smaller for part in parts for smaller in _by_marks(part)]
     return [stack]

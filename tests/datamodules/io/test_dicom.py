@@ -214,3 +214,8 @@ def test_enhanced_ct_without_its_voxels_is_named(tmp_path: Path) -> None:
     (tmp_path / "multi/a.dcm").write_bytes(content[:-100])
     with pytest.raises(ValueError, match=r"a\.dcm is damaged"):
         read_study(tmp_path / "multi")
+    image = pydicom.dcmread(tmp_path / "multi/a.dcm")
+    del image.PerFrameFunctionalGroupsSequence[-1]
+    image.save_as(tmp_path / "multi/a.dcm")
+    with pytest.raises(ValueError, match=r"a\.dcm is no whole DICOM file"):
+        read_study(tmp_path / "multi")
