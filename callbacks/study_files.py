@@ -1,6 +1,5 @@
 """Whole studies with synthetic nodules, written in the form that their sources have."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.insertion.requests import read_requested_radiograph
-from datamodules.io.dicom import only_series, read_study
+from datamodules.io.dicom import is_series, only_series, read_study
 from datamodules.io.radiographs import write_radiograph
-from datamodules.io.volumes import WRITABLE, Volume, write_volume
+from datamodules.io.same_form import LOSSLESS, ending_of, write_like
+from datamodules.io.volumes import Volume
 
 Placed = dict[str, tuple[tuple[slice, ...], NDArray[np.uint8]]]
 """For each nodule's name the box of the study that it lies in, and its mask there."""
@@ -70,14 +70,14 @@ class CTFiles:
             write_synthetic_series,
         )
 
-        if source.is_dir():
+        if is_series(source):
             path = f"studies/{name}"
             slices = write_synthetic_series(only_series(source), study.array, run / path, who, key)
             shape = study.array.shape[1:]
             write_segmentation(run / f"masks/{name}.dcm", slices, placed, shape, key)
             return path
-        path = f"studies/{name}{ending(source, WRITABLE)}"
-        write_volume(run / path, study, DESCRIPTION)
+        path = f"studies/{name}{ending_of(source)}"
+        write_like(source, run / path, study, DESCRIPTION)
         return path
 
 
@@ -94,18 +94,17 @@ class RadiographFiles:
         """Write a radiograph; see `StudyFiles`."""
         from datamodules.io.synthetic_dicom import DESCRIPTION, write_dicom_radiograph
 
-        path = f"studies/{name}{source.suffix}"
-        if source.suffix.lower() == ".dcm":
+        kind = source.suffix.lower()
+        plain = kind in (".dcm", *LOSSLESS)
+        path = f"studies/{name}{source.suffix if plain else ending_of(source)}"
+        if kind == ".dcm":
             write_dicom_radiograph(source, study.array, run / path, who, key)
-        else:
+        elif plain:
             write_radiograph(run / path, study, DESCRIPTION)
+        else:
+            write_like(source, run / path, study, DESCRIPTION)
         return path
 
 
 FILES: dict[int, StudyFiles] = {2: RadiographFiles(), 3: CTFiles()}
 """How studies are read and written, by the number of their axes."""
-
-
-def ending(path: Path, known: Sequence[str]) -> str:
-    """The ending of a file, out of those that are known."""
-    return next((one for one in known if path.name.lower().endswith(one)), path.suffix)

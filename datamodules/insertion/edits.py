@@ -42,7 +42,7 @@ def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint
     no voxel changes.
 
     Args:
-        study: of an integer type; its voxels are overwritten.
+        study: its voxels are overwritten; those of an integer type by whole numbers.
         edit: what to add.
 
     Returns:
@@ -62,9 +62,13 @@ def apply(study: Volume, edit: Edit) -> tuple[tuple[slice, ...], NDArray[np.uint
         )
         return moved
 
-    added = np.rint(onto_study(roi.array))
     voxels = study.array[box]
-    changed = voxels.astype(np.float32) + added
-    limits = np.iinfo(study.array.dtype)
-    study.array[box] = np.clip(changed, limits.min, limits.max).astype(study.array.dtype)
+    whole = np.issubdtype(voxels.dtype, np.integer)
+    added = np.rint(onto_study(roi.array)) if whole else onto_study(roi.array)
+    changed = voxels.astype(np.float64) + added
+    if whole:
+        limits = np.iinfo(voxels.dtype)
+        changed = changed.clip(limits.min, limits.max)
+    # what is not changed stays bit for bit, also where another type would not hold it
+    study.array[box] = np.where(added == 0, voxels, changed.astype(voxels.dtype))
     return box, binarize(onto_study(edit.mask))

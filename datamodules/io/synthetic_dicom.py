@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,33 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.io.dicom import Series, turned_round
+from datamodules.io.dicom_elements import CT, taken_over
 from datamodules.io.whole_files import written_whole
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-KEPT = (
-    *("Modality", "PatientPosition", "PositionReferenceIndicator"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
-    *("SpacingBetweenSlices", "SliceLocation", "InstanceNumber", "AcquisitionNumber"),
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
-    *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
-    *("RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth"),
-    *("KVP", "ConvolutionKernel", "ReconstructionDiameter", "GantryDetectorTilt"),
-    *("ExposureTime", "XRayTubeCurrent", "Exposure", "ImagerPixelSpacing", "ViewPosition"),
-    *("PatientOrientation", "PresentationIntentType", "PixelIntensityRelationship"),
-    *("PixelIntensityRelationshipSign", "PresentationLUTShape", "LossyImageCompression"),
-    *("BurnedInAnnotation", "AnatomicRegionSequence", "ImageLaterality", "DetectorType"),
-    *("FieldOfViewOrigin", "FieldOfViewRotation", "FieldOfViewHorizontalFlip"),
-)
-"""What is taken over from the source: how it was scanned and where its voxels lie. Everything else,
-all that may say whose it is and all private elements, is not."""
-
 EMPTY = (
     *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"),
     *("StudyID", "AccessionNumber", "Manufacturer", "ContentDate", "ContentTime"),
+    "InstanceNumber",
 )
-EMPTY_CT = ("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness")
+EMPTY_CT = (
+    *("KVP", "AcquisitionNumber", "PositionReferenceIndicator", "SliceThickness"),
+    "PatientPosition",
+)
+EMPTY_RADIOGRAPH = ("ViewPosition", "PatientOrientation")
 """What DICOM wants to be there, with or without a value."""
 
 MAKER = "noduleforge"
@@ -105,25 +95,24 @@ def describe(source: Dataset, pseudonym: str, key: str) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    data = Dataset()
-    of_ct = source.get("Modality") == "CT"
-    for name in (*EMPTY, *(EMPTY_CT if of_ct else ())):
+    data, kept = Dataset(), taken_over(source)
+    of_ct = kept.SOPClassUID == CT
+    for name in (*EMPTY, *(EMPTY_CT if of_ct else EMPTY_RADIOGRAPH)):
         setattr(data, name, None)
-    for name in KEPT:
-        if name in source:
-            data[name] = source[name]
+    data.update(kept)
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = source.SOPClassUID
-    data.SOPClassUID = source.SOPClassUID
     data.BodyPartExamined = "CHEST"
     uids = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     for name in (*uids, *(("FrameOfReferenceUID",) if of_ct else ())):
-        old = str(source.get(name, "")) or str(source.SeriesInstanceUID)
+        old = str(source.get(name, "")) or str(source.get("SeriesInstanceUID", ""))
         setattr(data, name, generate_uid(entropy_srcs=[MAKER, key, name, old]))
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.ImageType = ["DERIVED", "SECONDARY", *source.get("ImageType", [])[2:]]
-    data.PatientName, data.PatientID = f"SYNTHETIC^{pseudonym}", pseudonym
+    data.ImageType = ["DERIVED", "SECONDARY", *(["AXIAL"] if of_ct else [])]
+    data.PatientName, data.PatientID = patient_name(pseudonym), pseudonym
+    if not pseudonym.isascii():
+        data.SpecificCharacterSet = "ISO_IR 192"
     data.PatientIdentityRemoved = "YES"
     data.DeidentificationMethod = "noduleforge: only geometry and acquisition are kept"
     data.StudyDescription = data.SeriesDescription = DESCRIPTION
@@ -144,6 +133,47 @@ def describe(source: Dataset, pseudonym: str, key: str) -> Dataset:
     ]
     data.ContributingEquipmentSequence = [equipment]
     return data
+
+
+def patient_name(pseudonym: str) -> str:
+    """A name that says that nobody has it: 64 characters at most, without DICOM's delimiters."""
+    return f"SYNTHETIC^{re.sub('[=^]', '_', pseudonym)}"[:64].rstrip()
+
+
+def check_series(series: Series) -> None:
+    """Check that a series can be written with synthetic nodules, before any is synthesized.
+
+    Raises:
+        ValueError: If a slice's header lacks what must be there; names the file.
+    """
+    for one in series.slices:
+        check_source(one.path, of_ct=True)
+
+
+def check_source(path: Path, of_ct: bool) -> None:
+    """Check that a CT slice or a radiograph can be written again.
+
+    Args:
+        path: the file.
+        of_ct: whether it is a slice of a CT.
+
+    Raises:
+        ValueError: If its header lacks what must be there, or is that of something else.
+    """
+    import pydicom
+
+    try:
+        kept = taken_over(pydicom.dcmread(path, stop_before_pixels=True))
+    except ValueError as error:
+        message = f"{path} {error}"
+        raise ValueError(message) from error
+    if (kept.SOPClassUID == CT) != of_ct:
+        expected = "a CT slice" if of_ct else "a radiograph"
+        message = (
+            f"{path} is of the SOP class {kept.SOPClassUID.name}, expected {expected}, so that it "
+            "can be written again: convert the study to an image file"
+        )
+        raise ValueError(message)
 
 
 def stored(source: Dataset, wanted: NDArray[np.int16], path: Path) -> NDArray[np.integer]:
@@ -206,7 +236,7 @@ def write_segmentation(
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=name,
+            segment_label=name[:64],
             segmented_property_category=CodedConcept(
                 "49755003", "SCT", "Morphologically Abnormal Structure"
             ),
@@ -235,5 +265,8 @@ def write_segmentation(
         device_serial_number="0",
         series_description=DESCRIPTION,
     )
+    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if "SliceThickness" not in measures:  # the series does not say it, and a SEG must
+        measures.SliceThickness = measures.SpacingBetweenSlices
     with written_whole(path) as temporary:
         segmentation.save_as(temporary)

@@ -118,17 +118,21 @@ def read_volume(path: str | Path) -> Volume:
     return Volume(array, grid.spacing_mm, grid.origin_mm, grid.direction)
 
 
-def write_volume(path: str | Path, volume: Volume, description: str = "") -> None:
+def write_volume(
+    path: str | Path, volume: Volume, description: str = "", keep_type: bool = False
+) -> None:
     """Write an image file whole or not at all, replacing an older one.
 
     Its folder is made. Booleans and `uint8` are stored as `uint8`, other integers as `int16`,
-    floats as `float32`.
+    floats as `float32`, unless the type is to be kept.
 
     Args:
         path: where to; its ending, one of `WRITABLE`, says the format.
         volume: what to write.
         description: goes into the header, before the checksum (NIfTI: at most 49 characters, read
             back as `descrip`).
+
+        keep_type: store voxels in whatever type they have.
 
     Raises:
         ValueError: If the ending is unknown or integers do not fit into `int16`.
@@ -143,6 +147,8 @@ def write_volume(path: str | Path, volume: Volume, description: str = "") -> Non
     array = volume.array
     if array.dtype in (np.bool_, np.uint8):
         array = array.astype(np.uint8, copy=False)
+    elif keep_type:
+        array = np.ascontiguousarray(array)
     elif np.issubdtype(array.dtype, np.integer):
         if array.size and (array.min() < -(2**15) or array.max() >= 2**15):
             message = (
