@@ -4,8 +4,11 @@ import re
 import unicodedata
 from hashlib import sha256
 
-MOST_CHARACTERS = 64
+MOST_CHARACTERS = 200
 """In a name: what is put before and after it still fits into the 255 bytes of file systems."""
+
+SHORT = 64
+"""Characters up to which `safe_file_name` keeps a name."""
 
 PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]*[A-Za-z0-9_-])?")
 """Neither a separator, nor a hidden file, nor an end that Windows drops."""
@@ -37,7 +40,7 @@ def check_file_name(text: str, what: str) -> str:
         ValueError: If it could lead out of its folder, or is no name on some file system.
     """
     if not is_file_name(text):
-        shown = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+        shown = text if len(text) <= SHORT else f"{text[:SHORT]}..."
         message = (
             f"{what} is {shown!r}, which names files: give 1 to {MOST_CHARACTERS} letters and "
             "digits of ASCII, with _ - . and blanks in between"
@@ -54,9 +57,9 @@ def safe_file_name(text: str) -> str:
     where file systems do not tell large from small letters.
     """
     plain = is_file_name(text) and text == text.upper() and " " not in text
-    if plain and not DIGEST.fullmatch(text):
+    if plain and len(text) <= SHORT and not DIGEST.fullmatch(text):
         return text
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", letters).strip("_")[: MOST_CHARACTERS - DIGITS - 1]
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", letters).strip("_")[: SHORT - DIGITS - 1]
     digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
     return f"{readable}-{digest}" if readable else digest

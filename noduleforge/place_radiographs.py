@@ -10,6 +10,7 @@ from numpy.random import Generator
 from tqdm import tqdm
 
 from datamodules.collections import RadiographCollection
+from datamodules.file_names import is_file_name, safe_file_name
 from datamodules.io.masks import read_mask
 from datamodules.io.paths import name_of, path_from
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
@@ -145,6 +146,8 @@ def _requests(
             continue
         taken.append((point, reach_mm))
         name = f"{radiograph['name']}-{copy}-{k}"
+        if not is_file_name(name):  # what a table calls radiographs may be a path
+            name = f"{safe_file_name(radiograph['name'])}-{copy}-{k}"
         outline = Volume(solid.array.max(1), solid.spacing_mm[1:], (0.0, 0.0), np.eye(2))
         file = f"shapes/{name}.nii.gz"
         write_volume(out / file, outline, "outline of a nodule, noduleforge")

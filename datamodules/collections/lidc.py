@@ -1,7 +1,6 @@
 """Nodules in CT from a table of images and masks, with LIDC-IDRI's ratings."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -14,6 +13,7 @@ import pandas as pd
 from datamodules import tables
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
+from datamodules.file_names import is_file_name
 from datamodules.hounsfield import AIR_HU, check_hu, to_int16
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import read_study, read_study_grid, study_files
@@ -100,7 +100,7 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
     errors += [
         f"{path}: nodule_id {name!r} cannot be a file name: use letters, digits, '.', '_' and '-'"
         for name in names
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name)
+        if not is_file_name(name)
     ]
     for name, (low, high) in RATINGS.items():
         if name not in table:
