@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,21 +63,23 @@ def before_and_after(
     return figure
 
 
-def index_page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A page in HTML with the picture and the facts of every inserted nodule.
+def index_page(rows: Sequence[Mapping[str, Any]], root: Path) -> str:
+    """A page in HTML with the facts of every inserted nodule, and the picture where there is one.
 
     Args:
-        rows: of the manifest; pictures lie at `pictures/<nodule_id>.png`.
+        rows: of the manifest.
+        root: the run's folder; pictures lie at `pictures/<nodule_id>.png`.
     """
     cells = []
     for row in rows:
         name = escape(str(row["nodule_id"]))
         known = {key: row[key] for key in FACTS if row.get(key, "") != ""}
         facts = "<br>".join(f"{key}: {escape(str(value))}" for key, value in known.items())
-        cells.append(
-            f'<figure><a href="pictures/{name}.png"><img src="pictures/{name}.png" alt="{name}" '
-            f'loading="lazy"></a><figcaption><b>{name}</b><br>{facts}</figcaption></figure>'
-        )
+        picture = f"pictures/{name}.png"
+        shown = f'<a href="{picture}"><img src="{picture}" alt="{name}" loading="lazy"></a>'
+        if not (root / f"pictures/{row['nodule_id']}.png").is_file():
+            shown = ""
+        cells.append(f"<figure>{shown}<figcaption><b>{name}</b><br>{facts}</figcaption></figure>")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Synthetic nodules'
         "</title><style>body{font-family:sans-serif}main{display:flex;flex-wrap:wrap}"

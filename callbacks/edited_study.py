@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from callbacks.before_after import before_and_after
 from callbacks.study_files import FILES, Placed
@@ -60,20 +61,31 @@ class EditedStudy:
         self.placed: Placed = {}
         self.edits: list[tuple[dict[str, Any], tuple[float, ...]]] = []
 
-    def insert(self, edit: Edit) -> None:
-        """Put a nodule in, and draw it."""
-        name = edit.row["name"]
+    def insert(self, edit: Edit, drawn: bool) -> None:
+        """Put a nodule in.
+
+        Args:
+            edit: the nodule.
+            drawn: whether it gets a picture.
+        """
         before = self.study.array[box_of(self.study, edit.change)].copy()
-        box, mask = self.placed[name] = apply(self.study, edit)
+        self.placed[edit.row["name"]] = apply(self.study, edit)
+        roi = edit.change
+        center = roi.grid.world([n // 2 for n in roi.array.shape])
+        self.edits.append((edit.row, center))
+        if drawn:
+            self._draw(edit, before)
+
+    def _draw(self, edit: Edit, before: NDArray[Any]) -> None:
+        """Draw the last nodule, given what its ROI was before."""
+        name = edit.row["name"]
+        box, mask = self.placed[name]
         facts = f"{edit.row.get('subtype') or 'nodule'}, {edit.row['diameter_mm']:.1f} mm"
         parts = (before, self.study.array[box], mask)
         title = f"synthetic-{name}: {facts}"
         picture = before_and_after(*parts, self.study.spacing_mm, title)
         with written_whole(self.folder / f"pictures/synthetic-{name}.png") as path:
             picture.savefig(path, dpi=110)
-        roi = edit.change
-        center = roi.grid.world([n // 2 for n in roi.array.shape])
-        self.edits.append((edit.row, center))
 
     def finish(self) -> list[dict[str, Any]]:
         """Write the study and its masks.

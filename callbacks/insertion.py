@@ -32,12 +32,28 @@ class StudyWriter(Callback):
     """Put synthetic nodules into their studies and write these, for `InsertionDataModule`.
 
     In the run's folder: `studies/`, each in its source's form and geometry (a DICOM series stays
-    one, image files keep their format); `masks/`, one NIfTI for each nodule, and for DICOM one SEG
-    for each study; `pictures/`, each nodule before and after in three planes, and `index.html`, a
-    page of them all; and `nodules.csv`, a row for each request, which LIDCDataModule reads with
+    one, image files keep format, type and scaling); `masks/`, one NIfTI for each nodule, and for
+    DICOM one SEG for each study; `pictures/`, each nodule before and after in three planes, and
+    `index.html`, a page of them all; and `nodules.csv`, a row for each request with the reason of
+    each that failed, which LIDCDataModule reads with
     `select: status == 'inserted'`. A study is written when its last nodule is synthesized; one
     that is written is not made again when the command is run again.
     """
+
+    def __init__(self, pictures: int = 1000) -> None:
+        """Say what is drawn.
+
+        Args:
+            pictures: the first so many nodules of a run are drawn; to draw one takes longer than to
+                insert it.
+
+        Raises:
+            ValueError: If `pictures` is below 0.
+        """
+        if pictures < 0:
+            message = f"pictures is {pictures}: give the number of nodules to draw, or 0 for none"
+            raise ValueError(message)
+        self.pictures = pictures
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is one process and that the data are requests.
@@ -62,6 +78,7 @@ class StudyWriter(Callback):
             raise ValueError(message)
         self.plan = plan
         self.waiting = {row["name"]: row for row in plan.waiting}
+        self.drawn = {*list(self.waiting)[: self.pictures]}
         self.left: dict[str, list[str]] = {}
         for name, row in self.waiting.items():
             self.left.setdefault(row["key"], []).append(name)
@@ -104,7 +121,7 @@ class StudyWriter(Callback):
                 rank = edit.change.array.ndim
                 self.open[key] = EditedStudy(source, edit.row, self.root, rank)
             if key in self.open:
-                self.open[key].insert(edit)
+                self.open[key].insert(edit, drawn=edit.row["name"] in self.drawn)
                 if edit.row["name"] == self.left[key][-1]:
                     self.rows += self.open[key].finish()
                     del self.open[key]
@@ -139,7 +156,7 @@ class StudyWriter(Callback):
             writer.writerows(self.rows)
         inserted = [row for row in self.rows if row["status"] == INSERTED]
         with written_whole(self.root / "index.html") as page:
-            page.write_text(index_page(inserted))
+            page.write_text(index_page(inserted, self.root))
         if not inserted:
             first = self.rows[0]
             message = (

@@ -26,6 +26,7 @@ from datamodules.insertion.requests import (
 )
 from datamodules.insertion.rois import Places, Region, cut
 from datamodules.io.dicom import read_study
+from datamodules.io.same_form import check_ct, check_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
 from datamodules.ratings import RATINGS
 
@@ -187,9 +188,10 @@ class InsertionDataModule(NoduleDataModule):
 
         Raises:
             FileNotFoundError: If it is missing.
-            ValueError: If it is damaged or not in HU.
+            ValueError: If it is damaged, not in HU, or could not be written again.
         """
         study = read_study(path)
+        check_ct(path)
         if fault := check_hu(study.array):
             message = f"{path} {fault}"
             raise ValueError(message)
@@ -229,9 +231,12 @@ class RadiographInsertionDataModule(InsertionDataModule):
 
         Raises:
             FileNotFoundError: If it is missing.
-            ValueError: If it is damaged, or its spacing is not known.
+            ValueError: If it is damaged, its spacing is not known, or it could not be written
+                again.
         """
-        return read_requested_radiograph(path, row)
+        radiograph = read_requested_radiograph(path, row)
+        check_radiograph(path)
+        return radiograph
 
     def region(self, study: Volume, row: dict[str, Any]) -> Region:
         """Cut the ROI of one request; raises as `cut` does."""

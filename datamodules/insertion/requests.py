@@ -59,7 +59,10 @@ def read_finished(run: Path, key: str) -> list[dict[str, Any]] | None:
     What was finished, but is no longer there, is to be done again.
     """
     path = finished_file(run, key)
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    except ValueError:  # no JSON: the file was cut short
+        return None
     there = all((run / row[kind]).exists() for row in rows for kind in ("image", "mask"))
     return rows if rows and there else None
 

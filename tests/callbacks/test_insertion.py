@@ -18,11 +18,11 @@ from lightning import Trainer
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
-from callbacks import study_files
 from callbacks.insertion import StudyWriter
 from callbacks.study_files import CTFiles
 from datamodules.batch import Roi
 from datamodules.insertion.modules import InsertionDataModule
+from datamodules.io import same_form
 from datamodules.io.dicom import read_study
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.lidc import LIDCDataModule
@@ -404,14 +404,14 @@ def test_a_full_disk_loses_no_study_that_is_done(
 ) -> None:
     write_volume(tmp_path / "first.mha", scan)
     rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
-    real = study_files.write_volume
+    real = same_form.write_volume
 
-    def full(path: Path, *args: Any) -> None:
+    def full(path: Path, *args: Any, **more: Any) -> None:
         if "scan" in Path(path).name:
             raise OSError(28, "No space left on device")
-        real(path, *args)
+        real(path, *args, **more)
 
-    monkeypatch.setattr(study_files, "write_volume", full)
+    monkeypatch.setattr(same_form, "write_volume", full)
     with pytest.raises(OSError, match="No space left"):
         insert("scan.mha", rows)
     monkeypatch.undo()

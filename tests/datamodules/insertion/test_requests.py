@@ -10,7 +10,7 @@ from datamodules.insertion.modules import InsertionDataModule
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,x\na,1\n", "lacks the column study"),
+        ("name,x\na,1\n", r"lacks the column\(s\) study"),
         ("study,name\na,n\na,n\n", "requests of the same name"),
         (None, "does not exist"),
     ],
