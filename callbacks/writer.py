@@ -20,6 +20,7 @@ from datamodules.batch import (
     Synthesis,
     Synthesizes,
 )
+from datamodules.file_names import is_file_name, safe_file_name
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import GENERATOR, patient_key
@@ -77,6 +78,8 @@ class NiftiWriter(Callback):
         folder = f"{trainer.default_root_dir}/synthetic"
         for row, name in enumerate(request["name"]):
             nodule_id, code = f"synthetic-{name}", int(request["subtype"][row])
+            if not is_file_name(nodule_id):
+                nodule_id = safe_file_name(nodule_id)
             files = {
                 "image": (synthesis.image, np.int16),
                 "mask": (request["mask"], np.uint8),
