@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from datamodules.digest import sha256
+from datamodules.site_secret import VARIABLE, keyed, secret_file, site
 
 GENERATOR = "generator.json"
 """Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
@@ -14,8 +14,21 @@ UNKNOWN_PATIENTS = "unknown"
 
 
 def patient_key(patient_id: str) -> str:
-    """Stands for a patient in a checkpoint: 16 hex digits of a SHA-256."""
-    return sha256("patient", patient_id)[:16]
+    """Stands for a patient in a checkpoint, and says nothing to who has not the site's secret.
+
+    Returns:
+        What stands for the secret, and 16 hex digits of the patient's HMAC under it.
+    """
+    return f"{site()}-{keyed('patient', patient_id)[:16]}"
+
+
+def study_pseudonym(study: str) -> str:
+    """Stands for a study in names of files and as a patient, and says nothing either.
+
+    Args:
+        study: its path, as a request says it.
+    """
+    return f"study-{keyed('study', study)[:10]}"
 
 
 def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> None:
@@ -27,7 +40,8 @@ def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> N
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the generator was trained on one of their patients, or does not say on whom.
+        ValueError: If the generator was trained on one of their patients, or does not say on whom,
+            or says it with keys of another site's secret.
     """
     if not generator.is_file():
         message = (
@@ -40,6 +54,14 @@ def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> N
         message = (
             f"{generator} says that the generator began from weights that do not say on whom "
             "they were trained: train it again from the autoencoder on"
+        )
+        raise ValueError(message)
+    if strange := sorted(key for key in seen if not key.startswith(f"{site()}-")):
+        message = (
+            f"{generator} names {len(strange)} patient(s) by keys of another secret than that of "
+            f"{secret_file()}, such as {strange[0]}, so that it is not known whether they are held "
+            f"out here: set {VARIABLE} to the secret of the site that trained the generator, or "
+            "train it again"
         )
         raise ValueError(message)
     for split, patients in held_out.items():

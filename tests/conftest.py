@@ -15,6 +15,15 @@ from datamodules.batch import SUBTYPES, NoduleBatch
 from datamodules.io.volumes import Volume, write_volume
 
 
+@pytest.fixture(autouse=True, scope="session")
+def site_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and processes that they start, have a secret of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("site") / "secret"
+        patch.setenv("NODULEFORGE_SECRET", str(path))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tests run side by side and on tiny tensors: more threads only cost."""

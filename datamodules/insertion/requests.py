@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
-from datamodules.digest import sha256
 from datamodules.insertion.rows import (
     check_bins,
     check_like,
@@ -16,6 +15,8 @@ from datamodules.insertion.rows import (
     radiograph_spacing,
 )
 from datamodules.io.radiographs import read_radiograph
+from datamodules.patients import study_pseudonym
+from datamodules.site_secret import keyed
 from datamodules.tables import read_table
 
 if TYPE_CHECKING:
@@ -150,9 +151,9 @@ def study_key(rows: Sequence[Mapping[str, Any]]) -> str:
     """Stands for a study with its requests, wherever the table lies and they stand in it."""
     place = ("file", "number")
     told = [{name: value for name, value in row.items() if name not in place} for row in rows]
-    return sha256(json.dumps(told, sort_keys=True))[:16]
+    return keyed("request", json.dumps(told, sort_keys=True))[:16]
 
 
 def pseudonym(row: Mapping[str, Any]) -> str:
     """The request's patient, or a name made of the study's path that says nothing about it."""
-    return str(row.get("patient_id") or f"study-{sha256(row['study'])[:10]}")
+    return str(row.get("patient_id") or study_pseudonym(row["study"]))
