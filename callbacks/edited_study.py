@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,13 @@ from datamodules.insertion.edits import Edit, apply, box_of
 from datamodules.insertion.requests import finished_file
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
+from datamodules.patients import origin_of, origin_pseudonym
 
 BUILDING = ".building-"
 """Begins the name of a folder where the files of a study that is not finished are."""
+
+Names = Literal["pseudonyms", "studies"]
+"""What the files of synthetic studies are called after."""
 
 INSERTED = "inserted"
 """Status of a nodule that is in its study."""
@@ -40,7 +44,9 @@ class EditedStudy:
     study that cannot be finished leaves nothing behind.
     """
 
-    def __init__(self, source: Path, row: dict[str, Any], root: Path, rank: int) -> None:
+    def __init__(
+        self, source: Path, row: dict[str, Any], root: Path, rank: int, names: Names
+    ) -> None:
         """Read the study.
 
         Args:
@@ -48,12 +54,16 @@ class EditedStudy:
             row: the first of its requests.
             root: the run's folder.
             rank: the number of its axes.
+            names: what its files are called after.
 
         Raises:
             FileNotFoundError: If it is missing.
             ValueError: If it is damaged.
         """
         self.source, self.root = source, root
+        called = {"pseudonyms": f"study-{_pseudonym(source)}", "studies": source.name.split(".")[0]}
+        # so that it says what it is where the format has no header
+        self.name = f"synthetic-{called[names]}-{row['key'][:6]}"
         self.key, self.patient = row["key"], row["patient_id"]
         self.files = FILES[rank]
         self.study = self.files.read(source, row)
@@ -96,10 +106,8 @@ class EditedStudy:
         Raises:
             ValueError: If the source cannot be read again.
         """
-        # named so that it says what it is where the format has no header
-        name = f"synthetic-{self.source.name.split('.')[0]}-{self.key[:6]}"
         image = self.files.write(
-            self.source, self.study, self.folder, name, self.placed, self.key, self.patient
+            self.source, self.study, self.folder, self.name, self.placed, self.key, self.patient
         )
         rows = [manifest_row(row, center, image) for row, center in self.edits]
         study = self.study
@@ -127,6 +135,10 @@ class EditedStudy:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, place)
         shutil.rmtree(self.folder)
+
+
+def _pseudonym(source: Path) -> str:
+    return origin_pseudonym(origin_of(source.stem.upper()))
 
 
 def manifest_row(row: dict[str, Any], center: tuple[float, ...], image: str) -> dict[str, Any]:

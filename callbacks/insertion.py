@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.before_after import index_page
-from callbacks.edited_study import INSERTED, EditedStudy, remove_leftovers
+from callbacks.edited_study import INSERTED, EditedStudy, Names, remove_leftovers
 from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis, Synthesizes
 from datamodules.insertion.edits import Edit
@@ -40,10 +40,12 @@ class StudyWriter(Callback):
     that is written is not made again when the command is run again.
     """
 
-    def __init__(self, pictures: int = 1000) -> None:
-        """Say what is drawn.
+    def __init__(self, names: Names = "pseudonyms", pictures: int = 1000) -> None:
+        """Say how files are named, and what is drawn.
 
         Args:
+            names: after `pseudonyms`, which say nothing about a study to who has not the site's
+                secret, or after the `studies`' own file names.
             pictures: the first so many nodules of a run are drawn; to draw one takes longer than to
                 insert it.
 
@@ -53,7 +55,7 @@ class StudyWriter(Callback):
         if pictures < 0:
             message = f"pictures is {pictures}: give the number of nodules to draw, or 0 for none"
             raise ValueError(message)
-        self.pictures = pictures
+        self.names, self.pictures = names, pictures
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is one process and that the data are requests.
@@ -119,7 +121,7 @@ class StudyWriter(Callback):
             if key not in self.open and key not in self.broken:
                 source = self.plan.table.parent / edit.row["study"]
                 rank = edit.change.array.ndim
-                self.open[key] = EditedStudy(source, edit.row, self.root, rank)
+                self.open[key] = EditedStudy(source, edit.row, self.root, rank, self.names)
             if key in self.open:
                 self.open[key].insert(edit, drawn=edit.row["name"] in self.drawn)
                 if edit.row["name"] == self.left[key][-1]:

@@ -1,13 +1,19 @@
 """Which patients weights have seen, as checkpoints and synthetic nodules say it."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from datamodules.site_secret import VARIABLE, keyed, secret_file, site
 
 GENERATOR = "generator.json"
 """Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
+
+COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
+"""How file names of public collections begin; the group says the patient. NODE21 is made of
+radiographs of these two, of PadChest and of Open-I."""
 
 UNKNOWN_PATIENTS = "unknown"
 """Stands, among the keys of patients, for those of weights that do not say what they have seen."""
@@ -29,6 +35,31 @@ def study_pseudonym(study: str) -> str:
         study: its path, as a request says it.
     """
     return f"study-{keyed('study', study)[:10]}"
+
+
+def origin_of(name: str) -> str:
+    """Whom a radiograph shows, or else which it is, in words.
+
+    Args:
+        name: the file name in the collection it comes from, in capitals and without ending.
+    """
+    for collection, pattern in COLLECTIONS.items():
+        if match := re.match(pattern, name):
+            return f"patient {match[1]!r} of {collection}"
+    return f"radiograph {name!r}"
+
+
+@cache
+def origin_pseudonym(origin: str) -> str:
+    """Stands for what a study shows in the names of files that were made of it: 10 hex digits.
+
+    Who has the site's secret can tell whether a synthetic radiograph was made of one that he has,
+    so that the two never stand in different splits.
+
+    Args:
+        origin: of `origin_of`.
+    """
+    return keyed("origin", origin)[:10]
 
 
 def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> None:

@@ -22,6 +22,7 @@ from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.facts import check_facts
 from lightning_modules.core.window import IntensityWindow
+from lightning_modules.relative_paths import absolute, relative
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -45,7 +46,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         try:
             with written_whole(path) as temporary, temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(relative(checkpoint), file)
                 file.flush()
                 os.fsync(file.fileno())
                 _keep_previous(Path(path))
@@ -72,7 +73,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        return read_checkpoint(Path(path))
+        return absolute(read_checkpoint(Path(path)), Path(path).parent)
 
 
 def _keep_previous(path: Path) -> None:

@@ -13,7 +13,6 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -27,6 +26,7 @@ from datamodules.failures import one_line, refusal, told_in_one_sentence
 from datamodules.io.whole_files import remove_leftovers
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
+from lightning_modules.event_logger import EventLogger
 from lightning_modules.precision import fast_precision
 
 PACKAGES = [
@@ -118,7 +118,7 @@ class NoduleForgeCLI(LightningCLI):
             table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
             kwargs["logger"] = [
                 ResumableCSVLogger(root / table),
-                TensorBoardLogger(root, name="tensorboard", version=""),
+                EventLogger(root, name="tensorboard", version=""),
             ]
         if settings.precision is not None:
             kwargs["precision"] = fast_precision(str(settings.precision), str(settings.accelerator))

@@ -10,7 +10,6 @@ from numpy.random import Generator
 from tqdm import tqdm
 
 from datamodules.collections import RadiographCollection
-from datamodules.file_names import is_file_name, safe_file_name
 from datamodules.io.masks import read_mask
 from datamodules.io.paths import name_of, path_from
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
@@ -88,8 +87,9 @@ def place_radiographs(
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     listed = [
-        (radiograph, copy)
-        for radiograph in radiographs.to_dict("records")
+        # numbered, as names of requests come to be those of what is made
+        ({**radiograph, "number": number}, copy)
+        for number, radiograph in enumerate(radiographs.to_dict("records"))
         for copy in range(copies)
     ]
     for radiograph, copy in tqdm(listed, desc="radiographs", unit="radiograph"):
@@ -145,9 +145,7 @@ def _requests(
             print(f"{radiograph['name']}: no place for a nodule with a reach of {reach_mm:.1f} mm")
             continue
         taken.append((point, reach_mm))
-        name = f"{radiograph['name']}-{copy}-{k}"
-        if not is_file_name(name):  # what a table calls radiographs may be a path
-            name = f"{safe_file_name(radiograph['name'])}-{copy}-{k}"
+        name = f"{radiograph['number']:04}-{copy}-{k}"
         outline = Volume(solid.array.max(1), solid.spacing_mm[1:], (0.0, 0.0), np.eye(2))
         file = f"shapes/{name}.nii.gz"
         write_volume(out / file, outline, "outline of a nodule, noduleforge")

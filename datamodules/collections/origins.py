@@ -7,11 +7,11 @@ from typing import Any
 
 from datamodules.identifiers import identifier
 from datamodules.io.paths import name_of
+from datamodules.patients import origin_of, origin_pseudonym
 from datamodules.tables import raise_together, read_table
 
-COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
-"""How file names of public collections begin; the group says the patient. NODE21 is made of
-radiographs of these two, of PadChest and of Open-I."""
+PSEUDONYMOUS = re.compile(r"SYNTHETIC-STUDY-([0-9A-F]{10})-[0-9A-F]{6}")
+"""The name of a synthetic radiograph, in capitals, with what stands for its source."""
 
 RENAMED = ("image", "source_id")
 """Columns of a table of radiographs that were renamed: the file's name now, and in its
@@ -33,11 +33,13 @@ def origins(row: Mapping[str, Any], source_ids: Mapping[str, str]) -> frozenset[
             in capitals, without ending.
     """
     now = _stem(row["path"])
+    if made := PSEUDONYMOUS.fullmatch(now):
+        known = {origin_pseudonym(origin_of(name)): name for name in source_ids}
+        now = known.get(made[1].lower(), now)
     radiograph = source_ids.get(now, now)
-    found = {f"radiograph {radiograph!r}"} if now in source_ids else set()
-    matches = {name: re.match(pattern, radiograph) for name, pattern in COLLECTIONS.items()}
-    patients = [f"patient {match[1]!r} of {name}" for name, match in matches.items() if match]
-    found.update(patients or [f"patient {whose(row)!r}"])
+    found = {f"radiograph {radiograph!r}"} if now in source_ids or made else set()
+    patient = origin_of(radiograph)
+    found.add(patient if patient.startswith("patient") else f"patient {whose(row)!r}")
     if "radiograph_patient_id" in row:
         found.add(f"patient {row['patient_id']!r}")
     return frozenset(found)
@@ -78,6 +80,8 @@ def _stem(file: str | Path) -> str:
     Synthetic radiographs are called after their source, with a key of six digits behind it.
     """
     stem = name_of(Path(identifier(str(file)))).upper()
+    if PSEUDONYMOUS.fullmatch(stem):
+        return stem
     return re.sub(r"^SYNTHETIC-(.+?)(-[0-9A-F]{6})?$", r"\1", stem)
 
 
@@ -97,10 +101,13 @@ def check_no_origin_crosses(
     for source, parts in shown.items():
         for split, part in parts.items():
             for origin in sorted(frozenset().union(*part)):
-                before, first = seen.setdefault(origin, (split, source))
+                # under its pseudonym, as only that is known of what was made of it
+                made = PSEUDONYMOUS.search(origin)
+                alike = made[1].lower() if made else origin_pseudonym(origin)
+                before, first = seen.setdefault(alike, (split, source))
                 if before != split:
                     crossing.setdefault(
-                        origin,
+                        alike,
                         f"The {origin} is in {before} of {first} and in {split} of {source}: give "
                         "it one patient_id and all sources the same fractions, or leave it out of "
                         "one",
