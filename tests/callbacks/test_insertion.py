@@ -1,6 +1,7 @@
 """Nodules into whole studies: voxels, files, identity, failures."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lightning import Trainer
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
+from callbacks.edited_study import Names
 from callbacks.insertion import StudyWriter
 from callbacks.study_files import CTFiles
 from datamodules.batch import Roi
@@ -53,7 +55,9 @@ Insert = Callable[..., Path]
 def insert(tmp_path: Path, scan: Volume) -> Insert:
     """Run requests for a study of a given form; returns the run's folder."""
 
-    def run(study: str, rows: list[dict[str, Any]], out: str = "out") -> Path:
+    def run(
+        study: str, rows: list[dict[str, Any]], out: str = "out", names: Names = "pseudonyms"
+    ) -> Path:
         path = tmp_path / study
         if "." in study:
             write_volume(path, scan)
@@ -67,7 +71,7 @@ def insert(tmp_path: Path, scan: Volume) -> Insert:
             accelerator="cpu",
             logger=False,
             enable_progress_bar=False,
-            callbacks=[StudyWriter()],
+            callbacks=[StudyWriter(names)],
         )
         trainer.predict(Painter(Roi(32)), data, return_predictions=False)
         return tmp_path / out
@@ -148,6 +152,19 @@ def test_a_study_comes_back_in_its_form(study: str, insert: Insert, scan: Volume
     )
     data.setup("test")
     assert data.datasets["test"][0]["attributes"]["diameter_mm"] == pytest.approx(8, rel=0.1)
+
+
+def test_names_say_nothing_about_a_study(insert: Insert, tmp_path: Path, scan: Volume) -> None:
+    write_volume(tmp_path / "Doe_Jane.mha", scan)
+    rows = [at(*INSIDE, study="Doe_Jane.mha", name="a"), at(*INSIDE, name="b")]
+    root = insert("scan.mha", rows)
+    for path in root.rglob("*"):
+        assert not re.search("doe|jane|scan", path.name, re.IGNORECASE)
+    for name in ("nodules.csv", "index.html", "generator.json"):
+        assert not re.search("doe|jane|scan", (root / name).read_text(), re.IGNORECASE)
+    table = pd.read_csv(root / "nodules.csv")
+    assert table["image"].str.fullmatch(r"studies/synthetic-study-\w{10}-\w{6}\.mha").all()
+    assert table["patient_id"].is_unique
 
 
 def test_dicom_says_that_it_is_synthetic_and_whose_it_is_not(
@@ -413,13 +430,13 @@ def test_a_full_disk_loses_no_study_that_is_done(
 
     monkeypatch.setattr(same_form, "write_volume", full)
     with pytest.raises(OSError, match="No space left"):
-        insert("scan.mha", rows)
+        insert("scan.mha", rows, names="studies")
     monkeypatch.undo()
     root = tmp_path / "out"
     first = next((root / "studies").glob("synthetic-first*"))
     before = first.stat().st_mtime_ns
     assert not (root / "nodules.csv").exists()
-    insert("scan.mha", rows)
+    insert("scan.mha", rows, names="studies")
     assert pd.read_csv(root / "nodules.csv")["status"].tolist() == ["inserted"] * 2
     assert first.stat().st_mtime_ns == before
 
@@ -427,7 +444,7 @@ def test_a_full_disk_loses_no_study_that_is_done(
 def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume) -> None:
     write_volume(tmp_path / "first.mha", scan)
     rows = [at(*INSIDE, study="first.mha", name="a"), at(*INSIDE, name="b")]
-    root = insert("scan.mha", rows)
+    root = insert("scan.mha", rows, names="studies")
     table = (root / "nodules.csv").read_text()
     first = next((root / "studies").glob("synthetic-first*"))
     before = first.stat().st_mtime_ns
@@ -437,7 +454,7 @@ def test_an_interrupted_run_goes_on(insert: Insert, tmp_path: Path, scan: Volume
     for path in (root / "finished").iterdir():
         if "first" not in path.read_text():
             path.unlink()
-    insert("scan.mha", rows)
+    insert("scan.mha", rows, names="studies")
     assert first.stat().st_mtime_ns == before
     assert (root / "nodules.csv").read_text() == table
     assert len(list((root / "studies").iterdir())) == 2

@@ -17,7 +17,7 @@ from datamodules.collections import (
 from datamodules.collections.origins import origins, read_source_ids
 from datamodules.detection import DetectionDataModule, RadiographSource
 from datamodules.io.volumes import Volume, read_volume, write_volume
-from datamodules.patients import patient_key
+from datamodules.patients import origin_of, origin_pseudonym, patient_key
 from datamodules.splits import Split
 
 SHAPE, SPACING_MM = (60, 40), 2.0
@@ -244,6 +244,14 @@ def test_a_radiograph_of_another_collection_is_known_by_its_source(tmp_path: Pat
     made = Listed(tmp_path, [nodule("synthetic-n0007-1a2b3c")])
     with pytest.raises(ValueError, match="'JPCLN001' of JSRT is in test of jsrt and in train of"):
         module({"jsrt": jsrt, "made": made}, source_ids=table)
+    # also where its name is a pseudonym, of the name it had then or of that it has now
+    for name in ("JPCLN001", "N0007"):
+        pseudonym = origin_pseudonym(origin_of(name))
+        made = Listed(tmp_path, [nodule(f"synthetic-study-{pseudonym}-1a2b3c")])
+        with pytest.raises(ValueError, match="is in test of jsrt and in train of made"):
+            module({"jsrt": jsrt, "made": made}, source_ids=table)
+    made = Listed(tmp_path, [nodule("synthetic-study-0123456789-1a2b3c", patient_id="another")])
+    module({"jsrt": jsrt, "made": made}, source_ids=table)
     # names are whole, also where dots are in them, and blanks are no part of them
     uids = {"image": ["1.2.3.1", " n0007.mha"], "source_id": ["1.2.3.2", "jpcln001.IMG\u00a0"]}
     pd.DataFrame(uids).to_csv(table, index=False)

@@ -20,6 +20,7 @@ MARKER = "MARKER"
 DATE, TIME = "19530417", "041753"
 
 OF_THE_PIXELS = {
+    *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
     *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PhotometricInterpretation", "PixelData", "RescaleSlope"),
     *("RescaleIntercept", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
