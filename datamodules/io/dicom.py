@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.hounsfield import to_int16
+from datamodules.io.limits import check_size
 from datamodules.io.slices import Slice, read_slices
 from datamodules.io.stacks import SAME_MM, geometry, height_mm, name_stacks, tell_apart
 from datamodules.io.volumes import Grid, Volume, read_grid, read_volume
@@ -198,6 +199,8 @@ def choose(slices: Iterable[Slice], chosen: Container[str]) -> tuple[list[Slice]
         message = f"has slices of {len(patients)} patients: give each a series of their own"
         raise ValueError(message)
     placed = [one for one in images if one.position_mm and one.orientation and one.spacing_mm]
+    for one in placed:
+        check_size((len(placed), *one.shape), one.path)
     stacks = tell_apart(placed)
     if not stacks or len(stacks[0]) < 2:
         message = (
@@ -363,9 +366,14 @@ def read_dicom_radiograph(path: Path) -> Volume:
         raise FileNotFoundError(message)
     try:
         data = pydicom.dcmread(path)
+    except InvalidDicomError as error:
+        message = f"{path} cannot be read as a DICOM image ({error}): copy it again"
+        raise ValueError(message) from error
+    check_size([int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns")], path)
+    try:
         pixels = data.pixel_array
-    # besides no DICOM: a decoder that fails, no pixels at all, no decoder
-    except (InvalidDicomError, RuntimeError, AttributeError, NotImplementedError) as error:
+    # too few bytes, a decoder that fails, no pixels at all, no decoder
+    except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         message = f"{path} cannot be read as a DICOM image ({error}): copy or decompress it"
         raise ValueError(message) from error
     spacing = data.get("PixelSpacing") or data.get("ImagerPixelSpacing")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.io.dicom import read_dicom_radiograph
+from datamodules.io.limits import check_size
 from datamodules.io.paths import name_of
 from datamodules.io.volumes import Volume, read_volume, write_volume
 from datamodules.io.whole_files import written_whole
@@ -37,19 +38,23 @@ def read_grey(path: Path) -> NDArray[np.uint8 | np.uint16]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no picture or cut short.
+        ValueError: If it is no picture, damaged or cut short, or beyond `datamodules.io.limits`.
     """
     from PIL import Image, UnidentifiedImageError
 
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, which can be set
     try:
+        with Image.open(path) as picture:
+            check_size(picture.size[::-1], path)
+            picture.verify()  # the checksums of a PNG, which decoding does not look at
         with Image.open(path) as picture:
             deep = picture.mode.startswith("I")
             return np.asarray(picture if deep else picture.convert("L"))
     except FileNotFoundError as error:
         message = f"{path} does not exist: check the table's path and the root folder"
         raise FileNotFoundError(message) from error
-    except (UnidentifiedImageError, OSError) as error:
-        message = f"{path} is no picture or cut short ({error}): copy it again"
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # the last is PNG's
+        message = f"{path} is no picture or cut short or damaged ({error}): copy it again"
         raise ValueError(message) from error
 
 

@@ -209,7 +209,11 @@ class Scan:
             if any(number not in run for number in known):
                 rows.report.append(row("outline", name, "goes over a gap between slices"))
                 continue
-            mask, (z, y, x) = rasterize(drawing.contours, [number - run[0] for number in known])
+            try:
+                mask, (z, y, x) = rasterize(drawing.contours, [number - run[0] for number in known])
+            except ValueError as error:
+                rows.report.append(row("outline", name, str(error)))
+                continue
             if not mask.any():
                 rows.report.append(row("outline", name, "has no voxel inside its lines"))
                 continue

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules.io.limits import check_size
 from datamodules.io.volumes import equivalent_diameter_mm
 from datamodules.ratings import RATINGS
 
@@ -243,12 +244,17 @@ def rasterize(
     Returns:
         The mask `(z, y, x)` with a margin of one voxel on every side, and slice, row and column of
         its first voxel. Lines without a single voxel inside have a mask without a true voxel.
+
+    Raises:
+        ValueError: If the box around the lines is beyond `datamodules.io.limits`.
     """
     bottom = min(slices)
     drawn_at = np.concatenate([contour.points for contour in contours])
     first = drawn_at.min(axis=0)
     height, width = drawn_at.max(axis=0) - first + 1
-    included = np.zeros((max(slices) - bottom + 3, height + 2, width + 2), dtype=np.bool_)
+    shape = (max(slices) - bottom + 3, int(height) + 2, int(width) + 2)
+    check_size(shape, "the box around it")
+    included = np.zeros(shape, dtype=np.bool_)
     excluded = np.zeros_like(included)
     for contour, index in zip(contours, slices, strict=True):
         interior, drawn = contour_interior(contour.points - first + 1, (height + 2, width + 2))

@@ -9,6 +9,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from datamodules.io.dicom import Series
+from datamodules.io.limits import check_size
 
 
 class Segment(NamedTuple):
@@ -31,9 +32,11 @@ def list_segments(path: Path) -> tuple[str, list[Segment]]:
     """The series that a SEG file is about, and its segments.
 
     Raises:
-        ValueError: If it does not say which series it is about.
+        ValueError: If it does not say which series it is about, or is beyond
+            `datamodules.io.limits`.
     """
     data = pydicom.dcmread(path, stop_before_pixels=True)
+    check_size([int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns")], "it")
     references = data.get("ReferencedSeriesSequence")
     if not references:
         message = "does not say which series it is about"

@@ -9,8 +9,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from datamodules.io.checksums import check_image, read_json, write_json
+from datamodules.io.radiographs import read_grey
 from datamodules.io.synthetic_dicom import DESCRIPTION
 from datamodules.io.volumes import Volume, read_grid, read_volume, write_volume
 
@@ -163,3 +165,13 @@ def test_facts_are_checked(tmp_path: Path) -> None:
 def test_a_file_without_a_checksum_passes(tmp_path: Path) -> None:
     (tmp_path / "a.mha").write_bytes(b"")
     check_image(tmp_path / "a.mha")
+
+
+def test_a_changed_png_is_refused(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.png", np.random.default_rng(0).integers(0, 4096, (20, 30))
+    Image.fromarray(pixels.astype(np.uint16)).save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole) - 12, 3):  # the end's own name is 12 bytes, and holds nothing
+        path.write_bytes(flipped(whole, place, place % 8))
+        with pytest.raises(ValueError, match="no picture or cut short or damaged"):
+            read_grey(path)
