@@ -40,7 +40,7 @@ def check_label(label: float, what: object) -> None:
     Raises:
         ValueError: If it is higher than `LIMITS`.
     """
-    _check(label, "NODULEFORGE_MAX_LABEL", f"{what} has the label {label}")
+    _check(label, "NODULEFORGE_MAX_LABEL", f"{what} has the label {label:.0f},")
 
 
 def _check(value: float, name: str, claimed: str) -> None:

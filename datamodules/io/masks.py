@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.io.dicom import read_study
+from datamodules.io.limits import check_label
 from datamodules.io.volumes import Volume
 
 ROUNDING = 1e-3
@@ -24,9 +25,11 @@ def read_mask(path: Path) -> Volume:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or its values say nothing.
+        ValueError: If the file is damaged, its values say nothing, or one is beyond
+            `datamodules.io.limits`.
     """
     mask = read_study(path)
+    check_label(float(mask.array.max(initial=0)), path)
     try:
         return replace(mask, array=labels_of(mask.array))
     except ValueError as error:

@@ -105,9 +105,8 @@ def read_volume(path: str | Path) -> Volume:
     import SimpleITK as sitk
 
     path = Path(path)
-    if path.is_file():
-        check_image(path)
     reader, grid = _open(path)
+    check_image(path)
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:

@@ -14,7 +14,6 @@ from scipy import ndimage
 from datamodules.hounsfield import INT16_HU, check_hu
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import is_series, read_study
-from datamodules.io.limits import check_label
 from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Grid
 from datamodules.tables import read_table
@@ -183,9 +182,7 @@ class Scan:
         if not mask.grid.matches(grid):
             message = f"lies on another grid than {self.image}: resample it onto the image"
             raise ValueError(message)
-        labels = mask.array if self.separate == "labels" else components(mask.array)
-        check_label(labels.max(initial=0), name)
-        return labels
+        return mask.array if self.separate == "labels" else components(mask.array)
 
 
 def components(mask: NDArray[Any]) -> NDArray[np.int32]:

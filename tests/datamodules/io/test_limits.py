@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from datamodules.io.dicom import order, read_dicom_radiograph
 from datamodules.io.limits import check_label, check_size
+from datamodules.io.masks import read_mask
 from datamodules.io.radiographs import read_grey
 from datamodules.io.slices import Slice
 from datamodules.io.volumes import read_grid, read_volume
@@ -42,7 +43,7 @@ def test_limits_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NODULEFORGE_MAX_SIDE", "many")
     with pytest.raises(ValueError, match="NODULEFORGE_MAX_SIDE is 'many': give a whole number"):
         check_size((2, 2), "scan")
-    with pytest.raises(ValueError, match="mask has the label 2000000000 more than the 65535"):
+    with pytest.raises(ValueError, match="mask has the label 2000000000, more than the 65535"):
         check_label(2_000_000_000, "mask")
 
 
@@ -91,6 +92,13 @@ def test_dicom_that_claims_too_much(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match=r"a would have 2 x 65535 x 512 voxels"):
         order(slices)
+
+
+def test_a_label_that_is_too_high(tmp_path: Path) -> None:
+    array = np.array([[[0, 1, 2_000_000_000]]], np.int32)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "mask.mha"))
+    with pytest.raises(ValueError, match=r"mask\.mha has the label 2000000000, more than the"):
+        read_mask(tmp_path / "mask.mha")
 
 
 def test_an_outline_that_is_too_large() -> None:

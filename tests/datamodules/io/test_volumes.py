@@ -112,7 +112,7 @@ def test_a_file_that_itk_would_take_for_another_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("spacing", ["0 1 1", "-1 1 1", "nan 1 1", "1 1 inf"])
 def test_bad_spacing(tmp_path: Path, spacing: str) -> None:
     write_volume(tmp_path / "a.mha", Volume(np.ones((2, 2, 2)), (1, 1, 1), (0, 0, 0), np.eye(3)))
-    content = (tmp_path / "a.mha").read_bytes().replace(b"crc32=", b"other=")
+    content = (tmp_path / "a.mha").read_bytes()
     bad = content.replace(b"ElementSpacing = 1 1 1", f"ElementSpacing = {spacing}".encode())
     (tmp_path / "a.mha").write_bytes(bad)
     with pytest.raises(ValueError, match="expected finite numbers above zero"):
