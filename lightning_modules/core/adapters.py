@@ -1,7 +1,7 @@
 """Named low-rank adapters (LoRA, Hu et al. 2022) on a frozen denoiser, kept by peft."""
 
-import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from datamodules.patients import UNKNOWN_PATIENTS
+from lightning_modules.core.adapter_files import WEIGHTS, check_folder, complete
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.randomness import generator
 
@@ -87,10 +87,12 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int 
         raise ValueError(message)
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    lora = LoraConfig(
-        r=config.rank, lora_alpha=cast(int, config.alpha), target_modules=config.targets
-    )
+    targets = _layer_names(denoiser, config.targets)
+    lora = LoraConfig(r=config.rank, lora_alpha=cast(int, config.alpha), target_modules=targets)
     try:
+        if not targets:
+            message = "none has such a name"
+            raise ValueError(message)
         if isinstance(denoiser.unet, PeftModel):
             denoiser.unet.add_adapter(name, lora)
         else:
@@ -108,6 +110,15 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int 
                 low.a.copy_(_basis(low.site, low.a, config.basis))
             low.a.fixed = True  # type: ignore[attr-defined]
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
+
+
+def _layer_names(denoiser: Denoiser, targets: str | list[str]) -> list[str]:
+    """The layers that are meant, which is what an adapter's folder says: no expression."""
+    if not isinstance(targets, str):
+        return targets
+    names = (name.removeprefix(PREFIX) for name, _ in denoiser.unet.named_modules())
+    own = (name for name in names if ".lora_" not in name and not name.endswith(".base_layer"))
+    return [name for name in own if re.fullmatch(targets, name)]
 
 
 def _basis(site: str, like: Tensor, number: int) -> Tensor:
@@ -263,15 +274,15 @@ def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:
 def save_adapter(denoiser: Denoiser, name: str, folder: Path, patients: Sequence[str]) -> None:
     """Write an adapter as a peft folder, `adapter_config.json` and `adapter_model.safetensors`.
 
-    Beside them goes `patients.json`, keys of the patients that it was trained on. An older folder
-    is replaced when the new one is whole.
+    Beside them go `patients.json`, keys of the patients that it was trained on, and checksums. An
+    older folder is replaced when the new one is whole.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}-unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     denoiser.unet.save_pretrained(temporary, selected_adapters=[name])
     written = temporary / name if (temporary / name).is_dir() else temporary
-    (written / "patients.json").write_text(json.dumps(list(patients)))
+    complete(written, patients)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     written.rename(folder)
@@ -286,16 +297,16 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
 
     Raises:
         FileNotFoundError: If the folder holds no adapter.
-        ValueError: If there is an adapter of that name, or it does not fit the UNet.
+        ValueError: If there is an adapter of that name, it is damaged (see `check_folder`), or it
+            does not fit the UNet.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        message = f"{folder} holds no adapter_config.json: give a folder that an adapter run wrote."
-        raise FileNotFoundError(message)
+    patients = check_folder(folder)
     if name in adapter_names(denoiser):
         message = f"There is an adapter {name!r} already: choose another name."
         raise ValueError(message)
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         if isinstance(denoiser.unet, PeftModel):
@@ -305,12 +316,14 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
             denoiser.unet = PeftModel.from_pretrained(
                 denoiser.unet, str(folder), adapter_name=name, is_trainable=True
             )
+    except SafetensorError as error:
+        message = f"{folder / WEIGHTS} is damaged or cut short ({error}): copy the folder again."
+        raise ValueError(message) from error
     except (RuntimeError, ValueError) as error:
         message = f"The adapter in {folder} does not fit this UNet: use the base it was trained on."
         raise ValueError(message) from error
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
-    said = folder / "patients.json"
-    return set(json.loads(said.read_text())) if said.is_file() else {UNKNOWN_PATIENTS}
+    return patients
 
 
 def layers(denoiser: Denoiser) -> dict[str, "LoraLayer"]:
