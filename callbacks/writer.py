@@ -1,7 +1,6 @@
 """Synthetic nodules as files."""
 
 import csv
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from datamodules.batch import (
     Synthesizes,
 )
 from datamodules.file_names import is_file_name, safe_file_name
+from datamodules.io.checksums import write_json
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import GENERATOR, patient_key
@@ -49,7 +49,7 @@ def write_generator(folder: Path, provenance: Provenance, shapes_of: Iterable[st
         "training_patients": sorted({*provenance.training_patients, *map(patient_key, shapes_of)}),
     }
     with written_whole(folder / GENERATOR) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))
+        write_json(temporary, facts)
 
 
 class NiftiWriter(Callback):

@@ -201,7 +201,7 @@ class NoduleDataModule(LightningDataModule, ABC):
             cache = LatentCache.build(
                 dataset,
                 encode,
-                self.cache_dir / sha256(key, dataset.fingerprint, split),
+                self.cache_dir / sha256("with checksums", key, dataset.fingerprint, split),
                 batch_size=self.batch_size,
                 rank=rank,
                 world_size=world_size,

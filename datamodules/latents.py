@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -34,6 +35,9 @@ TEXT_BYTES = 255
 ABANDONED_S = 24 * 3600
 """After so long without a write, what another machine builds is taken for abandoned."""
 
+CHECKSUMS = "crc32"
+"""Of each item's row in all other arrays, with their names, types and shapes."""
+
 _ATTRIBUTE = "attributes."
 
 
@@ -50,12 +54,23 @@ class LatentCache(Dataset[NoduleBatch]):
         Args:
             directory: as `build` left it.
             hit: whether it was there before this run.
+
+        Raises:
+            ValueError: If a file is damaged or missing.
         """
         self.directory = Path(directory)
         self.hit = hit
-        self.arrays: dict[str, NDArray[Any]] = {
-            path.stem: np.load(path, mmap_mode="r") for path in sorted(self.directory.glob("*.npy"))
-        }
+        files = sorted(self.directory.glob("*.npy"))
+        try:
+            self.arrays: dict[str, NDArray[Any]] = {
+                path.stem: np.load(path, mmap_mode="r") for path in files
+            }
+        except Exception as error:  # a damaged header raises whatever its bytes happen to say
+            raise self._damaged() from error
+        self.checksums = self.arrays.pop(CHECKSUMS, None)
+        arrays = [*self.arrays.values(), self.checksums]
+        if "index" not in self.arrays or len({-1 if a is None else len(a) for a in arrays}) > 1:
+            raise self._damaged()
 
     def __reduce__(self) -> tuple[type["LatentCache"], tuple[Path, bool]]:
         """Let a worker process open the files itself: a pickled memory map is a whole copy."""
@@ -71,7 +86,15 @@ class LatentCache(Dataset[NoduleBatch]):
         return len(self.arrays["index"])
 
     def __getitem__(self, index: int) -> NoduleBatch:
-        """Return one item, with its latents."""
+        """Return one item, with its latents.
+
+        Raises:
+            ValueError: If it is not what was written.
+        """
+        place = range(len(self))[index]
+        rows = {key: array[place : place + 1] for key, array in self.arrays.items()}
+        if self.checksums is None or _checksum(rows, 0) != self.checksums[place]:
+            raise self._damaged()
         item: dict[str, Any] = {"attributes": {}}
         for key, array in self.arrays.items():
             if key in TEXTS:
@@ -85,6 +108,12 @@ class LatentCache(Dataset[NoduleBatch]):
             else:
                 item[key] = value
         return cast(NoduleBatch, item)
+
+    def _damaged(self) -> ValueError:
+        return ValueError(
+            f"The cached latents in {self.directory} are damaged: remove that folder, and run the "
+            "same command again, which makes them anew"
+        )
 
     @classmethod
     def build(
@@ -216,7 +245,19 @@ def _arrays(
     for key, value in flat.items():
         array = value.detach().cpu().numpy()
         arrays[key] = array.astype(types.get(key, array.dtype))
-    return arrays | {key: np.array(text, f"S{TEXT_BYTES}") for key, text in texts.items()}
+    arrays |= {key: np.array(text, f"S{TEXT_BYTES}") for key, text in texts.items()}
+    checksums = [_checksum(arrays, place) for place in range(len(arrays["index"]))]
+    return arrays | {CHECKSUMS: np.array(checksums, np.uint32)}
+
+
+def _checksum(arrays: dict[str, NDArray[Any]], place: int) -> int:
+    """CRC-32 of one row of all arrays."""
+    value = 0
+    for key in sorted(arrays):
+        array = arrays[key]
+        value = zlib.crc32(f"{key} {array.dtype.str} {array.shape[1:]}".encode(), value)
+        value = zlib.crc32(array[place : place + 1].tobytes(), value)
+    return value
 
 
 def _job(world_size: int) -> str:

@@ -1,11 +1,11 @@
 """Which patients weights have seen, as checkpoints and synthetic nodules say it."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
+from datamodules.io.checksums import read_json
 from datamodules.site_secret import VARIABLE, keyed, secret_file, site
 
 GENERATOR = "generator.json"
@@ -71,8 +71,8 @@ def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> N
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the generator was trained on one of their patients, or does not say on whom,
-            or says it with keys of another site's secret.
+        ValueError: If the generator was trained on one of their patients, does not say on whom,
+            says it with keys of another site's secret, or the file is damaged.
     """
     if not generator.is_file():
         message = (
@@ -80,7 +80,14 @@ def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> N
             "trained: synthesize again, or copy it along with nodules.csv"
         )
         raise FileNotFoundError(message)
-    seen = set(json.loads(generator.read_text())["training_patients"])
+    listed = read_json(generator).get("training_patients")
+    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        message = (
+            f"{generator} does not list the generator's training_patients: synthesize again, or "
+            "copy it again"
+        )
+        raise ValueError(message)
+    seen = set(listed)
     if UNKNOWN_PATIENTS in seen:
         message = (
             f"{generator} says that the generator began from weights that do not say on whom "

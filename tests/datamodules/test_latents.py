@@ -258,3 +258,24 @@ def test_no_cache_dir() -> None:
     module.setup("fit")
     with pytest.raises(ValueError, match="cache_dir is null"):
         module.cache_latents(encode, "codec", 0, 1, nothing)
+
+
+def test_a_changed_item_is_refused(tmp_path: Path) -> None:
+    data = noise([0, 1, 2])
+    cache = build(data, tmp_path / "key")
+    for path in sorted(cache.directory.glob("*.npy")):
+        whole = path.read_bytes()
+        for place in (
+            9,
+            60,
+            len(whole) - 1,
+        ):  # header, and the last item
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match="key are damaged: remove that folder"):
+                [LatentCache(cache.directory)[number] for number in (0, 1, -1)]
+        path.write_bytes(whole)
+    assert_equal(LatentCache(cache.directory), data)
+    for path in (cache.directory / "index.npy", cache.directory / "crc32.npy"):
+        path.unlink()
+        with pytest.raises(ValueError, match="key are damaged"):
+            LatentCache(cache.directory)

@@ -12,6 +12,7 @@ import pytest
 
 from datamodules.batch import SUBTYPES, Roi
 from datamodules.collections import LIDCCollection
+from datamodules.io.checksums import write_json
 from datamodules.lidc import LIDCDataModule
 from datamodules.patients import patient_key
 from datamodules.real_and_synthetic import RealAndSyntheticDataModule
@@ -117,6 +118,14 @@ def test_patients_of_test_reach_neither_generator_nor_images(store: Path, synthe
             augmented(store, synthetic)
     generator.write_text(json.dumps({"training_patients": [*seen, "unknown"]}))
     with pytest.raises(ValueError, match="do not say on whom"):
+        augmented(store, synthetic)
+    for listed in ({}, {"training_patients": "all"}, {"training_patients": [1]}):
+        generator.write_text(json.dumps(listed))
+        with pytest.raises(ValueError, match=r"does not list the generator's training_patients"):
+            augmented(store, synthetic)
+    write_json(generator, {"training_patients": seen})
+    generator.write_text(generator.read_text().replace(seen[0], "0" * len(seen[0])))
+    with pytest.raises(ValueError, match=r"generator\.json differs from its checksum"):
         augmented(store, synthetic)
     generator.unlink()
     with pytest.raises(FileNotFoundError, match=r"generator\.json is missing"):
