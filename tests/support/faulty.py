@@ -20,7 +20,7 @@ SENTENCE = re.compile(r"^(?:noduleforge: )?error: (?P<said>.+)$")
 MEND = re.compile(
     r"\b(?:add|adjust|allow|choose|close|copy|correct|declare|double|expected|export|fill|give|install|"
     r"leave|list|lower|make|map|merge|move|name|put|raise|regenerate|remove|rename|repair|replace|"
-    r"resample|run|save|set|start|train|unpack|use|widen|write|see)\b",
+    r"resample|run|save|say|set|start|synthesize|test|train|unpack|use|widen|write)\b",
     re.IGNORECASE,
 )
 """What a sentence must hold, to say how the fault is mended."""
