@@ -42,10 +42,12 @@ def nodules_there(avoid: Path | None, studies: Sequence[Path]) -> dict[str, Take
     table = read_table(avoid, {"study": str}, COLUMNS, empty=True)
     numbers = table[list(COLUMNS[1:])].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     wrong = ~np.isfinite(numbers).all(axis=1) | ~(numbers[:, -1] > 0)
+    cells = {name: table[name].tolist() for name in COLUMNS[1:]}
     raise_together(
         [
-            f"{avoid}: line {line + 2} has {', '.join(map(str, table.iloc[line, :].tolist()))}: "
-            f"give numbers as {', '.join(COLUMNS[1:])}, the last above 0"
+            f"{avoid}: line {line + 2} has "
+            + ", ".join(f"{name} {texts[line]}" for name, texts in cells.items())
+            + ": give numbers, the last above 0"
             for line in np.flatnonzero(wrong)
         ]
     )

@@ -73,7 +73,8 @@ def _whole(array: NDArray[Any]) -> NDArray[Any]:
         return array
     off = np.abs(values - np.rint(values)) > ROUNDING
     if not off.any():
-        return np.rint(array)
+        whole: NDArray[Any] = np.rint(array)
+        return whole
     if values.max() <= 1 + ROUNDING:
         return array >= 0.5
     message = (

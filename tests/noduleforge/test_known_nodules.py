@@ -59,5 +59,5 @@ def test_rows_of_no_study_are_reported(folder: Path, capsys: pytest.CaptureFixtu
 def test_what_is_no_number_is_refused(cells: str, folder: Path) -> None:
     path = folder / "there.csv"
     path.write_text(HEADER + f"0001,1,2,3,4\n0001,{cells}\n")
-    with pytest.raises(ValueError, match=r"there.csv: line 3 has .*: give numbers as x_mm"):
+    with pytest.raises(ValueError, match=r"there.csv: line 3 has x_mm 1.*: give numbers"):
         nodules_there(path, [Path("0001")])
