@@ -63,7 +63,7 @@ def read_table(
         return pd.read_csv(
             io.StringIO(text),
             header=0,
-            names=names,
+            names=None if names is None else list(names),
             usecols=None if names is None else range(len(names)),
             dtype=dtype,
             index_col=False,

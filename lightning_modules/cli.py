@@ -11,10 +11,11 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
 import datamodules.modules  # what configs name
@@ -110,7 +111,7 @@ class NoduleForgeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log into the run's folder unless loggers are configured; write checkpoints whole."""
         settings = self.config[self.subcommand].trainer
-        if not rank_zero_only.rank:  # ahead of all writing: other processes wait for this one
+        if not getattr(rank_zero_only, "rank", 0):  # before all writing: the others wait for it
             remove_leftovers(Path(settings.default_root_dir or "runs/unnamed"))
         if settings.logger is None:
             root = Path(settings.default_root_dir or "runs/unnamed")
