@@ -86,7 +86,7 @@ def _check_config(path: Path) -> None:
             "expression is not read)."
         )
         raise ValueError(message)
-    usual = LoraConfig().to_dict()
+    usual = vars(LoraConfig())
     other = [
         name
         for name, value in config.items()
