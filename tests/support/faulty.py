@@ -18,7 +18,7 @@ SENTENCE = re.compile(r"^(?:noduleforge: )?error: (?P<said>.+)$")
 """How both commands begin the one line that they end with."""
 
 MEND = re.compile(
-    r"\b(?:add|adjust|allow|choose|close|copy|correct|declare|double|expected|export|fill|give|install|"
+    r"\b(?:add|adjust|allow|check|choose|close|copy|correct|declare|double|expected|export|fill|give|install|"
     r"leave|list|lower|make|map|merge|move|name|put|raise|regenerate|remove|rename|repair|replace|"
     r"resample|run|save|say|set|start|synthesize|test|train|unpack|use|widen|write)\b",
     re.IGNORECASE,
