@@ -61,6 +61,11 @@ class NoduleDataModule(LightningDataModule, ABC):
             cache_dir: folder for cached latents; null for none. Old entries are never deleted.
         """
         super().__init__()
+        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+        for name, (value, lowest) in least.items():
+            if value < lowest:
+                message = f"{name} is {value}: give at least {lowest}"
+                raise ValueError(message)
         self.own_roi = roi
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -37,6 +37,9 @@ OF_FILES = {
 OF_A_WORKER = re.compile(r"Caught \w+ in .*\nOriginal Traceback")
 """How PyTorch begins the error of a process that loads data; a traceback follows, as text."""
 
+OTHER_WEIGHTS = re.compile(r"Error\(s\) in loading state_dict for (\w+)")
+"""How it begins where a checkpoint is of another network."""
+
 LOST_WORKER = re.compile(r"DataLoader worker \(pid")
 """How it begins where such a process was killed."""
 
@@ -114,6 +117,11 @@ def _sentence(error: BaseException, packages: Sequence[Path], anywhere: Kinds) -
         return "A process was ended from outside, as memory may have run out: give fewer workers."
     if isinstance(error, OSError) and error.errno is not None:
         return _of_file(error.errno, str(error.filename or "A file"), str(error.strerror))
+    if other := OTHER_WEIGHTS.match(text):
+        return (
+            f"The checkpoint's weights do not fit {other[1]} as it is configured: give the config "
+            "that it was trained with, or another checkpoint."
+        )
     if LOST_WORKER.match(text):
         return f"{one_line(text)} Lower num_workers, as memory may have run out."
     if not isinstance(error, (ValueError, OSError, RuntimeError, *anywhere)):

@@ -44,7 +44,7 @@ def check_hu(array: NDArray[Any]) -> str | None:
     """
     # part by part: a copy of a whole scan is large
     if not all(np.isfinite(part).all() for part in array):
-        return "has values that are not finite"
+        return "has values that are not finite: replace NaN and infinity"
     if any(((part >= PADDING_HU) & (part <= LUNG_UPPER_LIMIT_HU)).any() for part in array):
         return None
     return (

@@ -74,6 +74,35 @@ def read_table(
         raise ValueError(message) from error
 
 
+def check_numbers(
+    table: pd.DataFrame, columns: Iterable[str], path: Path, finite: bool = True
+) -> None:
+    """Refuse text where numbers are meant.
+
+    Args:
+        table: of `read_table`.
+        columns: that must hold numbers; those that the table lacks are passed over.
+        path: the table's, for the message.
+        finite: whether cells may neither be empty nor infinite.
+
+    Raises:
+        ValueError: If a cell is no number, naming lines and what they hold.
+    """
+    import numpy as np
+    import pandas as pd
+
+    errors = []
+    for name in columns:
+        if name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+            good = np.isfinite(numbers) if finite else numbers.notna() | table[name].isna()
+            errors += [
+                f"{path}: {name} is {table[name].iloc[row]!r} in line {row + 2}: give a number"
+                for row in np.flatnonzero(~good)
+            ]
+    raise_together(errors)
+
+
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
     """Read a file of text that somebody gives.
 
@@ -127,7 +156,7 @@ def _check_form(path: Path, text: str, names: Sequence[str] | None, empty: bool)
                 continue
             rows += 1
             expected = len(header if names is None else names)
-            if len(row) != expected:
+            if len(row) not in (expected, len(header)):
                 errors.append(
                     f"{path}: line {line} has {len(row)} cell(s), expected {expected}, one for "
                     "each column: correct its commas, or put quotes around a cell that has one"
@@ -186,7 +215,9 @@ def select_rows(table: pd.DataFrame, query: str | None, source: str) -> pd.DataF
         kept = table[selected(table, query)]
     except (ValueError, TypeError) as error:  # pandas' own where kinds cannot be compared
         columns = ", ".join(map(str, table.columns))
-        message = f"select {query!r} is no query on {source} ({error}; columns: {columns})"
+        message = (
+            f"select {query!r} is no query on {source} ({error}; columns: {columns}): correct it"
+        )
         raise ValueError(message) from error
     log.info("%s: %r leaves out %d of %d rows", source, query, len(table) - len(kept), len(table))
     if kept.empty:

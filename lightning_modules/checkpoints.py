@@ -102,7 +102,7 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[s
     if theirs != ours:
         message = (
             f"The autoencoder in {path} was trained with the window {theirs}, but the head's is "
-            f"{ours}: they must be the same."
+            f"{ours}: give both the same."
         )
         raise ValueError(message)
     sizes = "model.codec: give it the channels, latent_channels and num_res_blocks of stage 1"

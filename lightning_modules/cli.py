@@ -3,11 +3,13 @@
 import logging
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -71,6 +73,29 @@ def one_seed(seed: bool | int | None, part: Namespace) -> int:
     return seed
 
 
+def check_configs(args: ArgsType) -> None:
+    """Name a config that is no YAML of sections, which messages on its lines do not.
+
+    Args:
+        args: words of the command line.
+
+    Raises:
+        ValueError: If it is none, or no text.
+    """
+    words = args if isinstance(args, list) else []
+    for option, name in pairwise(words):
+        if option not in ("--config", "-c") or not Path(name).is_file():
+            continue
+        try:
+            sections: object = yaml.safe_load(Path(name).read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            message = f"The config {name} is no YAML in UTF-8 ({error}): correct it."
+            raise ValueError(message) from error
+        if not isinstance(sections, dict):
+            message = f"The config {name} has no sections such as model and data: write them."
+            raise ValueError(message)
+
+
 class NoduleForgeCLI(LightningCLI):
     """Everything that a run writes goes to its own `trainer.default_root_dir`."""
 
@@ -100,6 +125,7 @@ class NoduleForgeCLI(LightningCLI):
         LightningCLI would read hyper-parameters of that file over the config, and import what they
         name: it looks for the path after this and before `before_instantiate_classes`.
         """
+        check_configs(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
         settings = self.config[self.config.subcommand]
         self.resumed_from, settings.ckpt_path = settings.ckpt_path, None

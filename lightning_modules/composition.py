@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
@@ -77,10 +78,16 @@ class SeveralAdapters(AdaptedDiffusion):
         **kwargs: Any,
     ) -> None:
         if len(adapters) < 2:
-            message = f"The adapters are {list(adapters)}: a composition needs two or more."
+            message = f"The adapters are {list(adapters)}: give a composition two or more."
             raise ValueError(message)
         if unknown := set(strengths or {}) - set(adapters):
-            message = f"strengths names {sorted(unknown)}, but the adapters are {list(adapters)}."
+            message = (
+                f"strengths names {sorted(unknown)}, but the adapters are {list(adapters)}: name "
+                "these."
+            )
+            raise ValueError(message)
+        if not all(np.isfinite(strength) for strength in (strengths or {}).values()):
+            message = f"strengths is {strengths}: give finite numbers."
             raise ValueError(message)
         if unet.checkpointing:
             message = (

@@ -105,7 +105,10 @@ class CXRLabels(CXRDiffusion):
 
     def _known(self, strengths: Mapping[str, float]) -> Mapping[str, float]:
         if unknown := set(strengths) - set(self.labels):
-            message = f"strengths names {sorted(unknown)}, but the labels are {list(self.labels)}."
+            message = (
+                f"strengths names {sorted(unknown)}, but the labels are {list(self.labels)}: name "
+                "these."
+            )
             raise ValueError(message)
         return strengths
 

@@ -26,6 +26,7 @@ from datamodules.io.volumes import (
 )
 from datamodules.io.whole_files import written_whole
 from datamodules.ratings import subtype_of
+from noduleforge.chance import generator
 from noduleforge.known_nodules import nodules_there
 
 GRID_MM = 2.5
@@ -110,18 +111,21 @@ def place(
     if (out / "requests.csv").exists():
         message = f"{out / 'requests.csv'} exists: choose another folder, or remove it"
         raise FileExistsError(message)
-    if per_study < 1 or not 0 < diameter_mm[0] <= diameter_mm[1] or min(wall_mm, hilum_mm) < 0:
+    if per_study < 1 or not 0 < diameter_mm[0] <= diameter_mm[1] or not (wall_mm >= 0 <= hilum_mm):
         message = (
             f"per_study is {per_study}, diameter_mm {list(diameter_mm)}, wall_mm {wall_mm} and "
             f"hilum_mm {hilum_mm}: give at least 1 nodule, a range above 0 and distances from 0"
         )
+        raise ValueError(message)
+    if not studies:
+        message = "studies is empty: give CT volumes, before the options"
         raise ValueError(message)
     library = read_shapes(shapes, select, diameter_mm)
     shares = wanted_shares(library, subtypes)
     if lungs is not None:
         check_lung_files(lungs, studies)
     there = nodules_there(avoid, studies)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(tqdm(studies, desc="studies", unit="study")):
         study = read_study(path)
@@ -206,6 +210,9 @@ def wanted_shares(library: pd.DataFrame, subtypes: dict[str, float] | None) -> d
             message = f"subtypes has {name}: {share}, but shapes has only {list(there.index)}"
             raise ValueError(message)
     total = sum(wanted.values())
+    if not 0 < total < np.inf:
+        message = f"subtypes is {wanted}: give one share above 0 at least"
+        raise ValueError(message)
     return {name: share / total for name, share in wanted.items()}
 
 

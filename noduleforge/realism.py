@@ -12,6 +12,7 @@ from datamodules.collections import NoduleCollection
 from datamodules.io.volumes import equivalent_diameter_mm
 from datamodules.io.whole_files import written_whole
 from datamodules.splits import TRAINING_ALONE
+from noduleforge.chance import generator
 from noduleforge.evaluation.bootstrap import interval
 from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
 from noduleforge.evaluation.realism import area_told_apart, feature_distance, halves, told_apart
@@ -62,6 +63,9 @@ def realism(
     if pictures < 1:
         message = f"pictures is {pictures}: give at least 1"
         raise ValueError(message)
+    if not window[0] < window[1]:
+        message = f"window is {list(window)}: give two intensities, the lower one first"
+        raise ValueError(message)
     sets = [c.splits(roi, TRAINING_ALONE, 0)["train"] for c in (real, synthetic)]
     kinds = [read(nodules, kind) for nodules, kind in zip(sets, ("real", "synthetic"), strict=True)]
     table = pd.concat(
@@ -83,7 +87,7 @@ def realism(
     shown = _chosen(table, pictures, seed)
     with written_whole(out / "pairs.png") as path:
         _draw_pairs(kinds, shown, window).savefig(path, dpi=110)
-    order = np.random.default_rng(seed).permutation(2 * len(shown))
+    order = generator(seed).permutation(2 * len(shown))
     with written_whole(out / "unlabelled.png") as path:
         _draw_unlabelled(kinds, shown, order, window).savefig(path, dpi=110)
     with written_whole(out / "unlabelled.csv") as path:
@@ -180,7 +184,7 @@ def _chosen(table: pd.DataFrame, number: int, seed: int) -> list[tuple[int, int]
     real, made = (table[table["synthetic"] == kind] for kind in (False, True))
     made = made.sort_values("diameter_mm")
     parts = np.array_split(np.arange(len(made)), min(number, len(made)))
-    picked = np.random.default_rng(seed)
+    picked = generator(seed)
     pairs = []
     for part in parts:
         one = made.iloc[int(picked.choice(part))]

@@ -12,7 +12,7 @@ from datamodules.collections.radiographs import RadiographCollection
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.radiographs import lies_on_its_side, read_grey
 from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
-from datamodules.tables import raise_together, read_table, read_text, select_rows
+from datamodules.tables import check_numbers, raise_together, read_table, read_text, select_rows
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def read_boxes(path: Path) -> pd.DataFrame:
         ValueError: If a box is not inside the image.
     """
     table = _read(path, names=BOXES, dtype={"image": str})
+    check_numbers(table, ("x", "y", "width", "height"), path)
     left, top = table["x"], table["y"]
     right, bottom = left + table["width"], top + table["height"]
     inside = (left >= 0) & (top >= 0) & (right <= SIDE) & (bottom <= SIDE)

@@ -129,11 +129,15 @@ class FolderCollection(RadiographCollection):
         spacing = pd.to_numeric(table["spacing_mm"], errors="coerce")
         errors = [
             f"{path}: spacing_mm of {row.image} is {row.spacing_mm!r}, expected a number above 0"
-            for row in table[~(spacing > 0)].itertuples()
+            for row in table[~((spacing > 0) & np.isfinite(spacing))].itertuples()
         ]
         for name in ("image", "patient_id"):
             lines = [str(line + 2) for line in table.index[table[name].isna()]]
-            errors += [f"{path}: {name} is empty in line(s) {', '.join(lines)}"] if lines else []
+            errors += (
+                [f"{path}: {name} is empty in line(s) {', '.join(lines)}: fill it in"]
+                if lines
+                else []
+            )
         if "split" in table:
             errors += [
                 f"{path}: split of {row.image} is {row.split!r}, expected one of {SPLITS}"

@@ -191,6 +191,9 @@ class InsertionDataModule(NoduleDataModule):
             ValueError: If it is damaged, not in HU, or could not be written again.
         """
         study = read_study(path)
+        if study.array.ndim != self.spatial_dims:
+            message = f"{path} has {study.array.ndim} dimensions, expected 3: give a whole CT study"
+            raise ValueError(message)
         check_ct(path)
         if fault := check_hu(study.array):
             message = f"{path} {fault}"

@@ -65,7 +65,9 @@ def cut(
     point = position(study, row, shape)
     index = study.grid.index(point)
     if any(not -0.5 <= i <= n - 0.5 for i, n in zip(index, study.array.shape, strict=True)):
-        message = f"its position {np.round(point, 1).tolist()} mm lies outside the study"
+        message = (
+            f"its position {np.round(point, 1).tolist()} mm lies outside the study: give another"
+        )
         raise ValueError(message)
     # the voxel of the study that holds the position, so that equal spacing copies values
     center = study.grid.world([float(np.floor(i + 0.5)) for i in index])

@@ -8,6 +8,26 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
 
+def check_channels(what: str, channels: Sequence[int], norm_num_groups: int) -> None:
+    """Refuse channels of levels that group normalization cannot divide.
+
+    Args:
+        what: of which network, for the message.
+        channels: of each level.
+        norm_num_groups: groups of the normalization.
+
+    Raises:
+        ValueError: If there is no level, or channels are no multiple of the groups.
+    """
+    groups = norm_num_groups
+    if not channels or groups < 1 or any(n < 1 or n % groups for n in channels):
+        message = (
+            f"{what}.channels is {list(channels)}: give each level a multiple of {what}."
+            f"norm_num_groups, which is {groups}, and one level at least."
+        )
+        raise ValueError(message)
+
+
 class LatentCodec(nn.Module):
     """Variational autoencoder that owns the scale of its latents.
 
@@ -41,6 +61,10 @@ class LatentCodec(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if spatial_dims not in (2, 3):
+            message = f"codec.spatial_dims is {spatial_dims}: give 2 or 3."
+            raise ValueError(message)
+        check_channels("codec", channels, norm_num_groups)
         self.settings = {
             "spatial_dims": spatial_dims,
             "channels": list(channels),

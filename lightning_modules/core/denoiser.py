@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.codec import LatentCodec, check_channels
 from lightning_modules.core.conditioning import (
     Conditioner,
     Conditioning,
@@ -50,6 +50,10 @@ class UNetConfig:
     checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse channels that the groups do not divide."""
+        check_channels("unet", self.channels, self.norm_num_groups)
 
 
 class Denoiser(nn.Module):

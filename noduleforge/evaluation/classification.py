@@ -12,6 +12,9 @@ TABLE = "classification.csv"
 """What is said of every nodule, one nodule and characteristic a row: `name`, `patient_id`,
 `characteristic`, `label` (1 or 0), `probability` and `calibrated`."""
 
+COLUMNS = ("name", "patient_id", "characteristic", "label", "probability", "calibrated")
+"""What `TABLE` has."""
+
 
 def class_figures(table: pd.DataFrame) -> pd.DataFrame:
     """Every figure of every characteristic, with 95 % intervals over patients.

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datamodules.tables import read_table
+from datamodules.tables import check_numbers, read_table
 from noduleforge.evaluation import classification, detection, segmentation
 from noduleforge.evaluation.bootstrap import REPLICATES, Estimate, mean_estimate
 from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
@@ -21,6 +21,9 @@ GENERATION = "generation.csv"
 ALIKE = ("data", "samples", "evaluations", "provenance")
 """What the figures of one metric must have in common: data fingerprint, number of nodules, network
 evaluations, and what the metric depends on, such as its feature network."""
+
+FIGURE = ("metric", "figure", "value", "split", "step")
+"""Further columns of `GENERATION`."""
 
 KNOWN = {"w1", "spread", "count", "patch", "nodule", "features"}
 """Figures of `GENERATION` that are floors or counts, or that the table of nodules has already."""
@@ -149,7 +152,9 @@ def tested_by(folders: Sequence[Path]) -> str:
 
 def read_classifier(folder: Path) -> Tested:
     """Every figure of every class."""
-    table = read_table(folder / classification.TABLE, IDENTIFIERS)
+    path = folder / classification.TABLE
+    table = read_table(path, IDENTIFIERS, classification.COLUMNS)
+    check_numbers(table, ("label", "probability", "calibrated"), path)
     found = {
         f"{figure}/{name}": estimate
         for (name, figure), estimate in classification.estimates(table).items()
@@ -194,7 +199,8 @@ def last_test(folder: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: If there are none.
     """
-    figures = read_table(folder / GENERATION)
+    figures = read_table(folder / GENERATION, required=(*FIGURE, *ALIKE))
+    check_numbers(figures, ["value"], folder / GENERATION, finite=False)
     figures = figures[figures["split"] == "test"]
     if figures.empty:
         message = f"{folder / GENERATION} has no test split: run `lightning test`."
@@ -225,7 +231,10 @@ def check_generators(folders: Sequence[Path]) -> None:
 
 def _by_name(path: Path) -> pd.DataFrame:
     """A table of nodules, sorted by their names."""
-    return read_table(path, IDENTIFIERS, ("name", *DESCRIBED)).set_index("name").sort_index()
+    table = read_table(path, IDENTIFIERS, ("name", *DESCRIBED))
+    described = ("name", *DESCRIBED[:-1])
+    check_numbers(table, [name for name in table if name not in described], path, finite=False)
+    return table.set_index("name").sort_index()
 
 
 def of_nodules(table: pd.DataFrame) -> Tested:

@@ -132,5 +132,14 @@ def _contours(nodule: ElementTree.Element) -> Iterator[Contour]:
 def _ratings(nodule: ElementTree.Element) -> dict[str, int]:
     """The ratings that are there; XML writes internal_structure as `internalStructure`."""
     given = {child.tag.lower(): child.text or "" for child in nodule.iterfind("characteristics/*")}
-    numbers = {rating: given.get(rating.replace("_", ""), "").strip() for rating in RATINGS}
-    return {rating: int(number) for rating, number in numbers.items() if number.isdigit()}
+    ratings = {}
+    # readers have also given 5 of 4 internal structures
+    highest = max(high for _, high in RATINGS.values())
+    for rating in RATINGS:
+        text = given.get(rating.replace("_", ""), "").strip()
+        if text and not (text.isdecimal() and 1 <= int(text) <= highest):
+            message = f"has the {rating} {text!r}: give a whole number from 1 to {highest}, or none"
+            raise ValueError(message)
+        if text:
+            ratings[rating] = int(text)
+    return ratings

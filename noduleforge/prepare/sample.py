@@ -26,6 +26,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from datamodules.ratings import RATINGS
+from noduleforge.chance import generator
 from noduleforge.prepare.outlines import Outline, resampled_occupancy
 from noduleforge.prepare.painting import LIMITS_HU, paint_nodule
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
@@ -110,7 +111,7 @@ def prepare_sample(
         msg = f"{out} exists and was not made with these settings: remove it or choose another one."
         raise FileExistsError(msg)
     ct, labels = chest_files()
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     outlines = all_outlines()
     own = [outline for outline in outlines if outline.patient_id == BACKGROUND_PATIENT]
     lung = _read_lung(ct, labels, own, size, spacing_mm)

@@ -1,0 +1,16 @@
+"""Where the chance of commands comes from."""
+
+import numpy as np
+from numpy.random import Generator
+
+
+def generator(seed: int) -> Generator:
+    """Random numbers that the same seed gives again.
+
+    Raises:
+        ValueError: If the seed is below 0.
+    """
+    if seed < 0:
+        message = f"seed is {seed}: give a whole number from 0"
+        raise ValueError(message)
+    return np.random.default_rng(seed)
