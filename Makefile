@@ -14,7 +14,7 @@ COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/qui
 ARMS := conditioning_only histogram_unconditioned neither
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-cxr ablations test test-fast lint mutants types bench clean
+.PHONY: help install quickstart quickstart-cxr ablations test test-fast faults lint mutants types bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,11 +60,14 @@ ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded s
 	$(BIN)/noduleforge compare runs/ablations/*-0 runs/ablations/*-1 --reference conditioning_only --out runs/ablations
 	@echo "See runs/ablations/comparison.md, comparison.png and pictures.png"
 
-test: $(INSTALLED) ## run the whole test suite
-	$(BIN)/python -m pytest -n auto
+test: $(INSTALLED) ## run the test suite, with a part of the faulty inputs
+	$(BIN)/python -m pytest -n auto -m 'not faults'
 
 test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow and not faults'
+
+faults: $(INSTALLED) ## give every command all faulty inputs, and print what became of them; takes half an hour
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
 lint: $(INSTALLED) ## check style, formatting, and who imports whom
 	$(BIN)/ruff check .

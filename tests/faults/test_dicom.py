@@ -5,10 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from dicom import uid_of
 from faulty import Case, cases
-from faulty_edits import Spoil, both, content, cut, dicom, flip, folder, nothing, remove, text, words
+from faulty_edits import (
+    Spoil,
+    both,
+    content,
+    cut,
+    dicom,
+    nothing,
+    remove,
+    text,
+    words,
+)
 
 XML = "xml/069.xml"
 REPORT = "report.csv"
@@ -44,11 +53,15 @@ OF_SERIES = [
         ("of more rows than pixels", dicom("dicom", Rows=65535), ()),
         ("of no row", dicom("dicom", Rows=0), ()),
         ("of another slope", dicom("dicom", RescaleSlope="2"), ()),
-        ("of a slope of words", content(SLICE, lambda w: w.replace(SLOPE + b"1.0", SLOPE + b"one")), ()),
+        (
+            "of a slope of words",
+            content(SLICE, lambda w: w.replace(SLOPE + b"1.0", SLOPE + b"one")),
+            (),
+        ),
         ("of a slope of 0", dicom("dicom", RescaleSlope="0"), ()),
         ("turned", dicom("dicom", ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), ()),
         ("of an orientation of zeros", dicom("dicom", ImageOrientationPatient=[0] * 6), ()),
-        ("of another patient", dicom("dicom", PatientID="other"), ("other",)),
+        ("of another patient", dicom("dicom", PatientID="other"), ("2 patients", "give each")),
         ("twice", slice_of(lambda path: shutil.copy(path, path.with_name("copy.dcm"))), ()),
     )
 ]
@@ -67,15 +80,31 @@ OF_XML = [
         ("that is a text", text(XML, "no XML"), ("069.xml",)),
         ("of another series", words(XML, uid_of("series"), "1.2.3.4"), ("1.2.3.4",)),
         ("with a coordinate of words", words(XML, "<xCoord>8<", "<xCoord>left<"), ("left",)),
-        ("with a coordinate of 100000", words(XML, "<xCoord>8<", "<xCoord>100000<"), ("100000",)),
-        ("with a negative coordinate", words(XML, "<xCoord>8<", "<xCoord>-80000<"), ("80000",)),
+        (
+            "with a coordinate of 100000",
+            words(XML, "<xCoord>8<", "<xCoord>100000<"),
+            ("99994", "16384"),
+        ),
+        (
+            "with a negative coordinate",
+            words(XML, "<xCoord>8<", "<xCoord>-80000<"),
+            ("80018", "16384"),
+        ),
         ("with a coordinate of NaN", words(XML, "<xCoord>8<", "<xCoord>nan<"), ("nan",)),
         ("with a rating of 9", words(XML, "<texture>5<", "<texture>9<"), ("9",)),
         ("with a rating of words", words(XML, "<texture>5<", "<texture>solid<"), ("solid",)),
-        ("with entities that grow", both(
-            words(XML, "<LidcReadMessage", f'<!DOCTYPE a [<!ENTITY e0 "x">{BOMB}]><LidcReadMessage'),
-            words(XML, "1.8.1", "&e8;"),
-        ), ("069.xml",)),
+        (
+            "with entities that grow",
+            both(
+                words(
+                    XML,
+                    "<LidcReadMessage",
+                    f'<!DOCTYPE a [<!ENTITY e0 "x">{BOMB}]><LidcReadMessage',
+                ),
+                words(XML, "1.8.1", "&e8;"),
+            ),
+            ("069.xml",),
+        ),
         ("with a height that is no slice's", words(XML, ">108.000000 <", ">9000.0 <"), ()),
         ("with a height of words", words(XML, ">108.000000 <", ">high <"), ("high",)),
     )
@@ -88,11 +117,18 @@ def test_faulty_annotations_are_named(case: Case, attempt: Callable[[Case], None
 
 
 OF_FOLDERS = [
-    Case("no series", "lidc", both(remove("dicom"), lambda r: (r / "dicom").mkdir()), ("in/dicom",)),
+    Case(
+        "no series", "lidc", both(remove("dicom"), lambda r: (r / "dicom").mkdir()), ("in/dicom",)
+    ),
     Case("no folder of series", "lidc", remove("dicom"), ("in/dicom",)),
     Case("no annotations", "lidc", both(remove("xml"), lambda r: (r / "xml").mkdir()), ("in/xml",)),
     Case("no folder of annotations", "lidc", remove("xml"), ("in/xml",)),
-    Case("a file in place of series", "lidc", both(remove("dicom"), text("dicom", "x")), ("in/dicom",)),
+    Case(
+        "a file in place of series",
+        "lidc",
+        both(remove("dicom"), text("dicom", "x")),
+        ("in/dicom",),
+    ),
     Case("a size of 0", "lidc", nothing, ("size", "0"), "--size 0"),
     Case("no worker", "lidc", nothing, ("workers", "0"), "--workers 0"),
     Case("a spacing of NaN", "lidc", nothing, ("spacing_mm", "nan"), "--spacing_mm .nan"),
@@ -115,7 +151,10 @@ RIGHT = [
         ("a file that is no DICOM beside the slices", text("dicom/LICENSE", "CC BY 3.0")),
         ("private elements", dicom("dicom", PatientName="A^B")),
         ("no preamble", content(SLICE, lambda whole: whole[132:])),
-        ("XML of a radiograph beside", text("xml/cxr.xml", '<IdriReadMessage xmlns="http://www.nih.gov"/>')),
+        (
+            "XML of a radiograph beside",
+            text("xml/cxr.xml", '<IdriReadMessage xmlns="http://www.nih.gov"/>'),
+        ),
         ("a folder in the XML's", text("xml/deeper/readme.txt", "x")),
     )
 ]

@@ -55,7 +55,11 @@ ALONE = [
         ("an empty study", asked("study", ""), ("study",)),
         ("a study with a flipped bit", flip("a.mha"), ("a.mha",)),
         ("a study cut in half", cut("a.mha"), ("a.mha",)),
-        ("a study of grey values", image("a.mha", lambda a: (a * 0 + 9).astype(np.uint8)), ("a.mha",)),
+        (
+            "a study of grey values",
+            image("a.mha", lambda a: (a * 0 + 9).astype(np.uint8)),
+            ("a.mha",),
+        ),
         ("a study that is a plane", image("a.mha", lambda a: a[0]), ("a.mha",)),
         ("a study that is no lung", image("a.mha", lambda a: a * 0 + 40), ("lung",)),
         ("a missing mask", asked("mask", "none.mha"), ("none.mha",)),
@@ -72,12 +76,18 @@ def test_a_faulty_request_alone_is_refused(case: Case, attempt: Callable[[Case],
 
 
 BESIDE = [
-    Case(f"{name}, beside a right one", "insert", rows(TABLE, {"name": "other", **cells}), (says,), told_in=MANIFEST)
+    Case(
+        f"{name}, beside a right one",
+        "insert",
+        rows(TABLE, {"name": "other", **cells}),
+        (says,),
+        told_in=MANIFEST,
+    )
     for name, cells, says in (
         ("a name that leads out", {"name": "../beside/victim"}, "../beside"),
         ("a missing study", {"study": "none.mha"}, "none.mha"),
         ("a place beyond", {"z": "900"}, "900"),
-        ("the same place", {}, "apart"),
+        ("the same place", {}, "is at the place of"),
         ("a diameter of words", {"diameter_mm": "big"}, "big"),
     )
 ]
@@ -120,7 +130,12 @@ SETTINGS = [
     Case(name, "insert", spoil, says, options)
     for name, spoil, says, options in (
         ("no table", remove(TABLE), (TABLE,), ""),
-        ("names that differ in case", rows(TABLE, {"name": "A"}, {"name": "a"}), ("'A'", "'a'"), ""),
+        (
+            "names that differ in case",
+            rows(TABLE, {"name": "A"}, {"name": "a"}),
+            ("'A'", "'a'"),
+            "",
+        ),
         ("a doubled name", rows(TABLE, {"name": "A"}, {"name": "A"}), ("'A'",), ""),
         ("an ROI that is not the model's", nothing, ("roi",), "--data.init_args.roi {size: 8}"),
         ("a batch of 0", nothing, ("batch_size",), "--data.init_args.batch_size 0"),

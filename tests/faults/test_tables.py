@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytest
 from faulty import Case, cases
 from faulty_edits import cell, content, folder, packed, remove, rows, without
 
@@ -61,7 +60,10 @@ FORMS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "Latin-1": (lambda whole: whole + "é".encode("latin-1"), ("UTF-8", "line")),
     "a spreadsheet": (lambda whole: b"PK\x03\x04" + whole, ("spreadsheet", "CSV")),
     "a NUL byte": (lambda whole: whole.replace(b",", b"\0,", 1), ("NUL", "line 1")),
-    "a short row": (lines(lambda own: [*own[:-1], own[-1].rpartition(b",")[0]]), ("cell(s)", "line")),
+    "a short row": (
+        lines(lambda own: [*own[:-1], own[-1].rpartition(b",")[0]]),
+        ("cell(s)", "line"),
+    ),
     "a long row": (lines(lambda own: [*own[:-1], own[-1] + b",more"]), ("cell(s)", "line")),
     "an open quote": (lines(lambda own: [own[0], b'"' + own[1], *own[2:]]), ("quote", "line 2")),
     "semicolons": (lambda whole: whole.replace(b",", b";"), ("semicolons", "commas")),
@@ -171,7 +173,11 @@ CELLS += [
         ("a place as a word", content(LINES, lambda w: w.replace(b"700", b"left")), ("left",)),
         ("a short line", content(LINES, lambda w: w[:30]), ()),
         ("a subtlety of 9", content(LINES, lambda w: w.replace(b"\t4\t", b"\t9\t")), ("9",)),
-        ("a place beyond the film", content(LINES, lambda w: w.replace(b"700", b"7000")), ("7000",)),
+        (
+            "a place beyond the film",
+            content(LINES, lambda w: w.replace(b"700", b"7000")),
+            ("7000",),
+        ),
         ("UTF-16", content(LINES, lambda w: w.decode().encode("utf-16")), ("UTF-16",)),
         ("missing", remove(LINES), ()),
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from faulty import Case, cases
 from faulty_edits import Spoil, both, cell, content, cut, flip, folder, image, move, remove, text
 from faulty_edits import words as replace
@@ -91,8 +90,16 @@ CONTENT = [
         ("a mask of negative labels", image(MASK, put(-3.0)), (MASK, "-3")),
         ("a mask of a label of 2e9", image(MASK, put(2e9)), (MASK,)),
         ("an empty mask", image(MASK, lambda a: a * 0), (MASK, "is empty")),
-        ("a mask of another spacing", image(MASK, lambda a: a, Spacing=(2.0, 2.0, 2.0)), (MASK, OTHER_GRID)),
-        ("a mask of another origin", image(MASK, lambda a: a, Origin=(1.0, 2.0, 3.0)), (MASK, OTHER_GRID)),
+        (
+            "a mask of another spacing",
+            image(MASK, lambda a: a, Spacing=(2.0, 2.0, 2.0)),
+            (MASK, OTHER_GRID),
+        ),
+        (
+            "a mask of another origin",
+            image(MASK, lambda a: a, Origin=(1.0, 2.0, 3.0)),
+            (MASK, OTHER_GRID),
+        ),
         ("a mask of other size", image(MASK, lambda a: a[1:]), (MASK, OTHER_GRID)),
         (
             "a mask that looks the other way",
@@ -101,7 +108,10 @@ CONTENT = [
         ),
         (
             "a NIfTI that is not compressed",
-            both(image("ct0.nii.gz", lambda a: a), content("ct0.nii.gz", lambda w: gzip.decompress(w)[:-9])),
+            both(
+                image("ct0.nii.gz", lambda a: a),
+                content("ct0.nii.gz", lambda w: gzip.decompress(w)[:-9]),
+            ),
             ("ct0.nii.gz",),
         ),
         (
@@ -111,7 +121,9 @@ CONTENT = [
         ),
         (
             "an NRRD of 30000^3 voxels",
-            content("ct2.nrrd", lambda w: w.replace(b"sizes: 14 14 14", b"sizes: 30000 30000 30000")),
+            content(
+                "ct2.nrrd", lambda w: w.replace(b"sizes: 14 14 14", b"sizes: 30000 30000 30000")
+            ),
             ("ct2.nrrd",),
         ),
     )
@@ -157,14 +169,34 @@ RIGHT = [
         ("a soft mask", image(MASK, soft), all_alike, ""),
         ("a mask of 255", image(MASK, lambda a: a * 255), all_alike, "--separate components"),
         ("a float mask", image(MASK, lambda a: a.astype(np.float64)), all_alike, ""),
-        ("endings in capitals", both(move(CT, "CT1.MHA"), cell("table.csv", "image", "CT1.MHA", 1)), hu_kept, ""),
-        ("a name with dots", both(move(CT, "1.3.6.1.mha"), cell("table.csv", "image", "1.3.6.1.mha", 1)), hu_kept, ""),
-        ("a name in Chinese", both(move(CT, "肺 1.mha"), cell("table.csv", "image", "肺 1.mha", 1)), hu_kept, ""),
+        (
+            "endings in capitals",
+            both(move(CT, "CT1.MHA"), cell("table.csv", "image", "CT1.MHA", 1)),
+            hu_kept,
+            "",
+        ),
+        (
+            "a name with dots",
+            both(move(CT, "1.3.6.1.mha"), cell("table.csv", "image", "1.3.6.1.mha", 1)),
+            hu_kept,
+            "",
+        ),
+        (
+            "a name in Chinese",
+            both(move(CT, "肺 1.mha"), cell("table.csv", "image", "肺 1.mha", 1)),
+            hu_kept,
+            "",
+        ),
         ("own columns", cell("table.csv", "diameter_mm", "1000"), all_alike, ""),
         ("a byte order mark", content("table.csv", lambda w: b"\xef\xbb\xbf" + w), all_alike, ""),
         ("Windows' ends of lines", replace("table.csv", "\n", "\r\n"), all_alike, ""),
         ("whole volumes", image(CT, lambda a: a), all_alike, "--whole true"),
-        ("a checksum taken out", content(CT, lambda w: w.replace(b"crc32=", b"other=")), hu_kept, ""),
+        (
+            "a checksum taken out",
+            content(CT, lambda w: w.replace(b"crc32=", b"other=")),
+            hu_kept,
+            "",
+        ),
     )
 ]
 

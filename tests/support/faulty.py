@@ -1,4 +1,4 @@
-"""What becomes of a faulty input: cases, commands run in this process, and one judge of them all."""
+"""What becomes of a faulty input: cases, commands run in this process, and one judge."""
 
 import io
 import re
@@ -18,9 +18,10 @@ SENTENCE = re.compile(r"^(?:noduleforge: )?error: (?P<said>.+)$")
 """How both commands begin the one line that they end with."""
 
 MEND = re.compile(
-    r"\b(?:add|adjust|allow|check|choose|close|copy|correct|declare|double|expected|export|fill|give|install|"
-    r"leave|list|lower|make|map|merge|move|name|put|raise|regenerate|remove|rename|repair|replace|"
-    r"resample|run|save|say|set|start|synthesize|test|train|unpack|use|widen|write)\b",
+    r"\b(?:accepts|add|adjust|allow|ask|change|check|choose|close|copy|correct|declare|double|"
+    r"expected|export|fill|give|install|leave|lists|lower|make|map|mark|merge|move|must be|name|put|"
+    r"raise|regenerate|remove|rename|repair|replace|resample|run|save|say|see|set|start|synthesize|"
+    r"test|train|unpack|use|widen|write)\b",
     re.IGNORECASE,
 )
 """What a sentence must hold, to say how the fault is mended."""
@@ -58,6 +59,7 @@ class Case:
         told_in: a file of the run that says it in place of the last line, where the others of
             several inputs are right.
         right: checks the result, where the input is right; gets the folder of the run.
+        vague: whether the refusal is known to name less than it should.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Case:
     options: str = ""
     told_in: str = ""
     right: Check | None = None
+    vague: bool = False
 
 
 @dataclass

@@ -53,7 +53,9 @@ INPUTS: dict[str, Input] = {
     ),
     "jsrt": Input(data.jsrt, f"noduleforge prepare jsrt --root in --out out {WORKERS}", quick=True),
     "chestxray14": Input(
-        data.chestxray14, f"noduleforge prepare chestxray14 --root in --out out {WORKERS}", quick=True
+        data.chestxray14,
+        f"noduleforge prepare chestxray14 --root in --out out {WORKERS}",
+        quick=True,
     ),
     "chest": Input(
         data.chest,
@@ -62,14 +64,12 @@ INPUTS: dict[str, Input] = {
     ),
     "radiographs": Input(
         data.radiographs,
-        f"noduleforge place-radiographs {FOLDER} --shapes in/shapes --out out "
-        "--diameter_mm [3,9]",
+        f"noduleforge place-radiographs {FOLDER} --shapes in/shapes --out out --diameter_mm [3,9]",
         quick=True,
     ),
     "runs": Input(
         data.runs,
-        "noduleforge compare in/full-1 in/full-2 in/plain-1 in/plain-2 --reference plain "
-        "--out out",
+        "noduleforge compare in/full-1 in/full-2 in/plain-1 in/plain-2 --reference plain --out out",
         quick=True,
     ),
     "memorization": Input(data.two_stores, f"noduleforge memorization {TWO}", quick=True),

@@ -201,7 +201,10 @@ def detector(root: Path) -> None:
     pd.DataFrame(rows).to_csv(root / "nodules/nodules.csv", index=False)
     sources = {
         name: {
-            "collection": {"class_path": "FolderCollection", "init_args": {"root": f"in/{name}", "select": None}},
+            "collection": {
+                "class_path": "FolderCollection",
+                "init_args": {"root": f"in/{name}", "select": None},
+            },
             "content": name,
         }
         for name in ("nodules", "normal")
