@@ -66,7 +66,7 @@ test: $(INSTALLED) ## run the test suite, with a part of the faulty inputs
 test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
 	$(BIN)/python -m pytest -n auto -m 'not slow and not faults'
 
-faults: $(INSTALLED) ## give every command all faulty inputs, and print what became of them; takes half an hour
+faults: $(INSTALLED) ## give every command all faulty inputs, and print what became of them; takes a quarter of an hour
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
 lint: $(INSTALLED) ## check style, formatting, and who imports whom

@@ -207,7 +207,10 @@ def wanted_shares(library: pd.DataFrame, subtypes: dict[str, float] | None) -> d
     wanted = {str(k): float(v) for k, v in there.items()} if subtypes is None else subtypes
     for name, share in wanted.items():
         if name not in there or share < 0:
-            message = f"subtypes has {name}: {share}, but shapes has only {list(there.index)}"
+            message = (
+                f"subtypes has {name}: {share}, but shapes has only {list(there.index)}: give "
+                "these shares from 0"
+            )
             raise ValueError(message)
     total = sum(wanted.values())
     if not 0 < total < np.inf:

@@ -87,7 +87,7 @@ CONTENT = [
         ("colours", image(CT, lambda a: np.stack([a] * 3, -1)), ()),
         ("a mask with NaN", image(MASK, put(np.nan)), (MASK,)),
         ("a mask of a label that is no number", image(MASK, put(14.245)), (MASK, "14.245")),
-        ("a mask of negative labels", image(MASK, put(-3.0)), (MASK, "-3")),
+        ("a mask of negative labels", image(MASK, put(-3.0)), (MASK, "negative")),
         ("a mask of a label of 2e9", image(MASK, put(2e9)), (MASK,)),
         ("an empty mask", image(MASK, lambda a: a * 0), (MASK, "is empty")),
         (

@@ -19,9 +19,9 @@ SENTENCE = re.compile(r"^(?:noduleforge: )?error: (?P<said>.+)$")
 
 MEND = re.compile(
     r"\b(?:accepts|add|adjust|allow|ask|change|check|choose|close|copy|correct|declare|double|"
-    r"expected|export|fill|give|install|leave|lists|lower|make|map|mark|merge|move|must be|name|put|"
-    r"raise|regenerate|remove|rename|repair|replace|resample|run|save|say|see|set|start|synthesize|"
-    r"test|train|unpack|use|widen|write)\b",
+    r"expected|export|fill|give|install|leave|lists|lower|make|map|mark|merge|move|must be|name|"
+    r"put|raise|regenerate|remove|rename|repair|replace|resample|run|save|say|see|set|start|"
+    r"synthesize|test|train|unpack|use|widen|write)\b",
     re.IGNORECASE,
 )
 """What a sentence must hold, to say how the fault is mended."""
@@ -158,7 +158,7 @@ def _refusal(case: Case, ended: Ended, out: Path) -> Verdict:
     told = ended.said
     if case.told_in:
         path = out / case.told_in
-        told = path.read_text() if path.is_file() else ""
+        told += path.read_text() if path.is_file() else ""
     elif ended.status == 0:
         return Verdict.SILENT
     clear = all(word in told for word in case.says or ()) and MEND.search(told)

@@ -72,8 +72,8 @@ INPUTS: dict[str, Input] = {
         "noduleforge compare in/full-1 in/full-2 in/plain-1 in/plain-2 --reference plain --out out",
         quick=True,
     ),
-    "memorization": Input(data.two_stores, f"noduleforge memorization {TWO}", quick=True),
-    "realism": Input(data.two_stores, f"noduleforge realism {TWO}", quick=True),
+    "memorization": Input(data.two_stores, f"noduleforge memorization {TWO}"),
+    "realism": Input(data.two_stores, f"noduleforge realism {TWO}"),
     "autoencoder": Input(models.ct_autoencoder, models.command("fit", "ct/autoencoder")),
     "film autoencoder": Input(
         models.film_autoencoder, models.command("fit", "quickstart/cxr_autoencoder")
