@@ -136,7 +136,7 @@ class Scan:
     def _whole(self, name: str) -> Path:
         """Where all of a file is: of one of a series, in its folder."""
         path = self.root / name
-        with suppress(ValueError):  # damaged: it fails when it is read
+        with suppress(ValueError, OSError):  # damaged or too long: it fails when it is read
             return path.parent if path.is_file() and is_series(path) else path
         return path
 

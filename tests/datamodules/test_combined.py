@@ -86,7 +86,7 @@ def test_patients_of_all_parts_are_training_patients(
     data = make({"solid": SOLID, "ground-glass": GROUND_GLASS})
     alone = [make({name: part}) for name, part in (("s", SOLID), ("g", GROUND_GLASS))]
     assert data.training_patients == alone[0].training_patients | alone[1].training_patients
-    assert all(len(key) == 16 for key in data.training_patients)
+    assert all(len(key) == 8 + 1 + 16 for key in data.training_patients)  # of the site, too
 
 
 def test_a_patient_must_be_in_one_split_of_all_parts(
