@@ -233,7 +233,7 @@ def _by_name(path: Path) -> pd.DataFrame:
     """A table of nodules, sorted by their names."""
     table = read_table(path, IDENTIFIERS, ("name", *DESCRIBED))
     described = ("name", *DESCRIBED[:-1])
-    check_numbers(table, [name for name in table if name not in described], path, finite=False)
+    check_numbers(table, [str(name) for name in table if name not in described], path, finite=False)
     return table.set_index("name").sort_index()
 
 
