@@ -83,8 +83,9 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for number, cells in enumerate(table.to_dict("records")):
-        filled = {str(column): text for column, text in cells.items() if isinstance(text, str)}
-        filled = {"name": f"nodule-{number:04}", "copy": "", **filled, "number": number}
+        texts = {str(column): text for column, text in cells.items() if isinstance(text, str)}
+        filled: dict[str, Any] = {"name": f"nodule-{number:04}", "copy": "", **texts}
+        filled["number"] = number
         name = filled["name"]
         # file systems may not tell large from small letters
         if (other := seen.get(name.casefold())) is not None:

@@ -190,7 +190,7 @@ def _complete(source: Dataset, data: Dataset) -> None:
         data.AcquisitionContextSequence, data.PositionerType = [], None
         levels = 2 ** int(data.BitsStored)
         data.PresentationIntentType = "FOR PRESENTATION" if kind == DX else "FOR PROCESSING"
-        usual = {
+        usual: dict[str, Any] = {
             **{"RescaleIntercept": 0, "RescaleSlope": 1, "RescaleType": "US"},
             **{"ImageLaterality": "U", "BurnedInAnnotation": "NO", "LossyImageCompression": "00"},
             "PresentationLUTShape": (
