@@ -190,7 +190,7 @@ def _complete(source: Dataset, data: Dataset) -> None:
         data.AcquisitionContextSequence, data.PositionerType = [], None
         levels = 2 ** int(data.BitsStored)
         data.PresentationIntentType = "FOR PRESENTATION" if kind == DX else "FOR PROCESSING"
-        usual: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             **{"RescaleIntercept": 0, "RescaleSlope": 1, "RescaleType": "US"},
             **{"ImageLaterality": "U", "BurnedInAnnotation": "NO", "LossyImageCompression": "00"},
             "PresentationLUTShape": (
@@ -200,7 +200,7 @@ def _complete(source: Dataset, data: Dataset) -> None:
             "ImagerPixelSpacing": data.get("PixelSpacing"),
         }
         if kind == DX:
-            usual |= {"WindowCenter": levels // 2, "WindowWidth": levels}
-        for name, value in usual.items():
+            defaults |= {"WindowCenter": levels // 2, "WindowWidth": levels}
+        for name, value in defaults.items():
             if name not in data:
                 setattr(data, name, value)
