@@ -135,8 +135,15 @@ class NoduleForgeCLI(LightningCLI):
         self.config[self.subcommand].ckpt_path = self.resumed_from
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log into the run's folder unless loggers are configured; write checkpoints whole."""
+        """Log into the run's folder unless loggers are configured; write checkpoints whole.
+
+        Raises:
+            ValueError: If there is no device to run on.
+        """
         settings = self.config[self.subcommand].trainer
+        if str(settings.devices) == "0":
+            message = "trainer.devices is 0, expected 1 or more: give their number, or auto."
+            raise ValueError(message)
         if not getattr(rank_zero_only, "rank", 0):  # before all writing: the others wait for it
             remove_leftovers(Path(settings.default_root_dir or "runs/unnamed"))
         if settings.logger is None:

@@ -270,10 +270,20 @@ class NoduleDiffusion(LightningModule):
     # --- evaluation and synthesis --------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Take the weights of `init_from` where there is neither training nor a checkpoint."""
+        """Take the weights of `init_from` where there is neither training nor a checkpoint.
+
+        Raises:
+            ValueError: If there is no `init_from` either.
+        """
         if self.trainer.ckpt_path is not None:
             self.checkpoint = Path(self.trainer.ckpt_path).name
-        elif self.init_from is not None and not self.codec.is_measured:
+        elif not self.codec.is_measured:
+            if self.init_from is None:
+                message = (
+                    "The model has no weights to synthesize with: give ckpt_path, or set "
+                    "model.init_from to a diffusion checkpoint."
+                )
+                raise ValueError(message)
             self.load_weights()
             self.checkpoint = Path(self.init_from).name
             self.ema.module.load_state_dict(self.denoiser.state_dict())

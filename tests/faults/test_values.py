@@ -169,6 +169,7 @@ OF_TRAINING = [
         ("--data NoData", ("NoData",)),
         ("--trainer.max_stepz 1", ("max_stepz",)),
         ("--trainer.max_steps -7", ("max_steps", "-7")),
+        ("--trainer.devices 0", ("trainer.devices", "0")),
         ("--trainer.precision 7-bit", ("precision", "32-true")),
         ("--trainer.accelerator abacus", ("abacus",)),
         ("--seed_everything true", ("seed_everything",)),
@@ -188,6 +189,7 @@ OF_TRAINING = [
     ),
     *told(
         "adapters",
+        (f"{MODEL}.init_from null", ("init_from", "ckpt_path")),
         (f"{MODEL}.strengths '{{calm: 1}}'", ("calm",)),
         (f"{MODEL}.strengths '{{calcified: .nan}}'", ("nan",)),
         (f"{MODEL}.adapters '{{calcified: in/adapters/calcified}}'", ("two or more",)),
@@ -217,15 +219,6 @@ OF_TRAINING = [
     ),
     *told("validate", (f"{DATA}.root none", ("none",)), ("--ckpt_path none", ("none",))),
     *told("test", (f"{DATA}.root none", ("none",)), ("--ckpt_path none", ("none",))),
-]
-
-
-OF_TRAINING += [
-    Case(f"{inputs}: {options}", inputs, nothing, (), options, vague=True)
-    for inputs, options in (
-        ("autoencoder", "--trainer.devices 0"),  # Lightning's words
-        ("adapters", f"{MODEL}.init_from null"),
-    )
 ]
 
 

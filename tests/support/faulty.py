@@ -59,7 +59,6 @@ class Case:
         told_in: a file of the run that says it in place of the last line, where the others of
             several inputs are right.
         right: checks the result, where the input is right; gets the folder of the run.
-        vague: whether the refusal is known to name less than it should.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Case:
     options: str = ""
     told_in: str = ""
     right: Check | None = None
-    vague: bool = False
 
 
 @dataclass
