@@ -166,7 +166,8 @@ def place(
         raise ValueError(message)
     with written_whole(out / "requests.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    print(f"{len(rows)} requests in {len(studies)} studies: {out / 'requests.csv'}")
+    filled = len({row["study"] for row in rows})
+    print(f"{len(rows)} requests in {filled} of {len(studies)} studies: {out / 'requests.csv'}")
 
 
 def read_shapes(root: Path, select: str | None, diameter_mm: tuple[float, float]) -> pd.DataFrame:

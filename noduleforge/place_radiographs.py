@@ -111,7 +111,9 @@ def place_radiographs(
         raise ValueError(message)
     with written_whole(out / "requests.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    print(f"{len(rows)} requests on {len(listed)} radiographs: {out / 'requests.csv'}")
+    filled = len({(row["study"], row["copy"]) for row in rows})
+    where = f"{filled} of {len(listed)} radiographs"
+    print(f"{len(rows)} requests on {where}: {out / 'requests.csv'}")
 
 
 def _requests(
