@@ -28,6 +28,7 @@ WholeCheckpointIO().save_checkpoint({"state_dict": {"a": torch.rand(1_000_000)}}
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints/last.ckpt"
     ended = subprocess.run(
