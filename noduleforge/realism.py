@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datamodules.batch import SUBTYPES, Roi
-from datamodules.collections import NoduleCollection
+from datamodules.collections import NoduleCollection, NoduleSet
 from datamodules.io.volumes import equivalent_diameter_mm
 from datamodules.io.whole_files import written_whole
 from datamodules.splits import TRAINING_ALONE
@@ -17,7 +17,7 @@ from noduleforge.evaluation.bootstrap import interval
 from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
 from noduleforge.evaluation.realism import area_told_apart, feature_distance, halves, told_apart
 from noduleforge.memorization import read
-from noduleforge.nearest import Nodules
+from noduleforge.nearest import Nodules, region
 from noduleforge.texture import texture_features
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def realism(
         message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
     sets = [c.splits(roi, TRAINING_ALONE, 0)["train"] for c in (real, synthetic)]
-    kinds = [read(nodules, kind) for nodules, kind in zip(sets, ("real", "synthetic"), strict=True)]
+    kinds = [_roi_of(*named) for named in zip(sets, ("real", "synthetic"), strict=True)]
     table = pd.concat(
         [
             _describe(nodules, of.subtypes, is_synthetic, roi, window)
@@ -95,6 +95,13 @@ def realism(
         frame = pd.DataFrame({"number": np.arange(1, len(order) + 1), "kind": answers})
         frame.to_csv(path, index=False)
     print(result.to_string(index=False, float_format="{:.3g}".format))
+
+
+def _roi_of(nodules: NoduleSet, kind: str) -> Nodules:
+    """All nodules of a set, cut to the ROI: a row more would be padding in synthetic patches."""
+    whole = read(nodules, kind)
+    images, masks = (region(one, 0, nodules.roi_size) for one in (whole.images, whole.masks))
+    return whole._replace(images=images, masks=masks)
 
 
 def _describe(
