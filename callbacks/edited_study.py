@@ -13,9 +13,10 @@ from callbacks.before_after import before_and_after
 from callbacks.study_files import FILES, Placed
 from datamodules.insertion.edits import Edit, apply, box_of
 from datamodules.insertion.requests import finished_file
+from datamodules.io.paths import name_of
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
-from datamodules.patients import origin_of, origin_pseudonym
+from datamodules.pseudonyms import study_name
 
 BUILDING = ".building-"
 """Begins the name of a folder where the files of a study that is not finished are."""
@@ -61,9 +62,9 @@ class EditedStudy:
             ValueError: If it is damaged.
         """
         self.source, self.root = source, root
-        called = {"pseudonyms": f"study-{_pseudonym(source)}", "studies": source.name.split(".")[0]}
+        called = study_name(source) if names == "pseudonyms" else name_of(source)
         # so that it says what it is where the format has no header
-        self.name = f"synthetic-{called[names]}-{row['key'][:6]}"
+        self.name = f"synthetic-{called}-{row['key'][:6]}"
         self.key, self.patient = row["key"], row["patient_id"]
         self.files = FILES[rank]
         self.study = self.files.read(source, row)
@@ -135,10 +136,6 @@ class EditedStudy:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, place)
         shutil.rmtree(self.folder)
-
-
-def _pseudonym(source: Path) -> str:
-    return origin_pseudonym(origin_of(source.stem.upper()))
 
 
 def manifest_row(row: dict[str, Any], center: tuple[float, ...], image: str) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Which patients weights have seen, as checkpoints and synthetic nodules say it."""
 
-import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
 from datamodules.io.checksums import read_json
@@ -10,10 +8,6 @@ from datamodules.site_secret import VARIABLE, keyed, secret_file, site
 
 GENERATOR = "generator.json"
 """Beside a table of synthetic nodules: which checkpoint made them, and whom it was trained on."""
-
-COLLECTIONS = {"JSRT": r"(JPC[LN]N\d{3})(?!\d)", "ChestX-ray14": r"0*(\d+)_\d{3}(?!\d)"}
-"""How file names of public collections begin; the group says the patient. NODE21 is made of
-radiographs of these two, of PadChest and of Open-I."""
 
 UNKNOWN_PATIENTS = "unknown"
 """Stands, among the keys of patients, for those of weights that do not say what they have seen."""
@@ -26,40 +20,6 @@ def patient_key(patient_id: str) -> str:
         What stands for the secret, and 16 hex digits of the patient's HMAC under it.
     """
     return f"{site()}-{keyed('patient', patient_id)[:16]}"
-
-
-def study_pseudonym(study: str) -> str:
-    """Stands for a study in names of files and as a patient, and says nothing either.
-
-    Args:
-        study: its path, as a request says it.
-    """
-    return f"study-{keyed('study', study)[:10]}"
-
-
-def origin_of(name: str) -> str:
-    """Whom a radiograph shows, or else which it is, in words.
-
-    Args:
-        name: the file name in the collection it comes from, in capitals and without ending.
-    """
-    for collection, pattern in COLLECTIONS.items():
-        if match := re.match(pattern, name):
-            return f"patient {match[1]!r} of {collection}"
-    return f"radiograph {name!r}"
-
-
-@cache
-def origin_pseudonym(origin: str) -> str:
-    """Stands for what a study shows in the names of files that were made of it: 10 hex digits.
-
-    Who has the site's secret can tell whether a synthetic radiograph was made of one that he has,
-    so that the two never stand in different splits.
-
-    Args:
-        origin: of `origin_of`.
-    """
-    return keyed("origin", origin)[:10]
 
 
 def check_generator(generator: Path, held_out: Mapping[str, Iterable[str]]) -> None:

@@ -1,17 +1,11 @@
 """Where radiographs come from: whom they show, also where collections contain parts of others."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.identifiers import identifier
-from datamodules.io.paths import name_of
-from datamodules.patients import origin_of, origin_pseudonym
+from datamodules.pseudonyms import name_then, origin_of, origin_pseudonym, pseudonym_in
 from datamodules.tables import raise_together, read_table
-
-PSEUDONYMOUS = re.compile(r"SYNTHETIC-STUDY-([0-9A-F]{10})-[0-9A-F]{6}")
-"""The name of a synthetic radiograph, in capitals, with what stands for its source."""
 
 RENAMED = ("image", "source_id")
 """Columns of a table of radiographs that were renamed: the file's name now, and in its
@@ -32,10 +26,10 @@ def origins(row: Mapping[str, Any], source_ids: Mapping[str, str]) -> frozenset[
         source_ids: of files that were renamed, by their names now, the names that they had; both
             in capitals, without ending.
     """
-    now = _stem(row["path"])
-    if made := PSEUDONYMOUS.fullmatch(now):
+    now = name_then(row["path"])
+    if made := pseudonym_in(now):
         known = {origin_pseudonym(origin_of(name)): name for name in source_ids}
-        now = known.get(made[1].lower(), now)
+        now = known.get(made, now)
     radiograph = source_ids.get(now, now)
     found = {f"radiograph {radiograph!r}"} if now in source_ids or made else set()
     patient = origin_of(radiograph)
@@ -70,19 +64,8 @@ def read_source_ids(path: Path) -> dict[str, str]:
         )
         raise FileNotFoundError(message)
     table = read_table(path, dtype=dict.fromkeys(RENAMED, str), required=RENAMED, empty=True)
-    now, then = (table[name].map(_stem) for name in RENAMED)
+    now, then = (table[name].map(name_then) for name in RENAMED)
     return dict(zip(now, then, strict=True))
-
-
-def _stem(file: str | Path) -> str:
-    """A file's name in capitals, without ending.
-
-    Synthetic radiographs are called after their source, with a key of six digits behind it.
-    """
-    stem = name_of(Path(identifier(str(file)))).upper()
-    if PSEUDONYMOUS.fullmatch(stem):
-        return stem
-    return re.sub(r"^SYNTHETIC-(.+?)(-[0-9A-F]{6})?$", r"\1", stem)
 
 
 def check_no_origin_crosses(
@@ -102,8 +85,7 @@ def check_no_origin_crosses(
         for split, part in parts.items():
             for origin in sorted(frozenset().union(*part)):
                 # under its pseudonym, as only that is known of what was made of it
-                made = PSEUDONYMOUS.search(origin)
-                alike = made[1].lower() if made else origin_pseudonym(origin)
+                alike = pseudonym_in(origin) or origin_pseudonym(origin)
                 before, first = seen.setdefault(alike, (split, source))
                 if before != split:
                     crossing.setdefault(

@@ -15,7 +15,7 @@ from datamodules.insertion.rows import (
     radiograph_spacing,
 )
 from datamodules.io.radiographs import read_radiograph
-from datamodules.patients import study_pseudonym
+from datamodules.pseudonyms import patient_pseudonym
 from datamodules.site_secret import keyed
 from datamodules.tables import read_table
 
@@ -157,4 +157,4 @@ def study_key(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def pseudonym(row: Mapping[str, Any]) -> str:
     """The request's patient, or a name made of the study's path that says nothing about it."""
-    return str(row.get("patient_id") or study_pseudonym(row["study"]))
+    return str(row.get("patient_id") or patient_pseudonym(row["study"]))

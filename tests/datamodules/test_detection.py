@@ -17,7 +17,8 @@ from datamodules.collections import (
 from datamodules.collections.origins import origins, read_source_ids
 from datamodules.detection import DetectionDataModule, RadiographSource
 from datamodules.io.volumes import Volume, read_volume, write_volume
-from datamodules.patients import origin_of, origin_pseudonym, patient_key
+from datamodules.patients import patient_key
+from datamodules.pseudonyms import origin_of, origin_pseudonym
 from datamodules.splits import Split
 
 SHAPE, SPACING_MM = (60, 40), 2.0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.digest import sha256
-from datamodules.patients import check_generator, patient_key, study_pseudonym
+from datamodules.patients import check_generator, patient_key
+from datamodules.pseudonyms import patient_pseudonym
 from datamodules.site_secret import read_secret, secret_file, site
 
 
@@ -30,9 +31,9 @@ def test_it_is_made_once_and_its_owners_alone(secret: Path) -> None:
 
 
 def test_another_secret_makes_other_keys(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = {patient_key("1"), study_pseudonym("a.mha"), site()}
+    ours = {patient_key("1"), patient_pseudonym("a.mha"), site()}
     monkeypatch.setenv("NODULEFORGE_SECRET", str(secret.with_name("other")))
-    assert not ours & {patient_key("1"), study_pseudonym("a.mha"), site()}
+    assert not ours & {patient_key("1"), patient_pseudonym("a.mha"), site()}
     assert not any(sha256("patient", "1")[:16] in key for key in ours)
 
 
