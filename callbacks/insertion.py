@@ -27,6 +27,8 @@ COLUMNS = (
 FAILED = "failed"
 """Status of a request that could not be fulfilled."""
 
+UNFINISHED = "the run ended before its study was complete: run the same command again, to its end"
+
 
 class StudyWriter(Callback):
     """Put synthetic nodules into their studies and write these, for `InsertionDataModule`.
@@ -147,6 +149,11 @@ class StudyWriter(Callback):
         Raises:
             ValueError: If not one nodule is in its study.
         """
+        for study in self.open.values():  # as where trainer.limit_predict_batches ends the run
+            study.discard()
+        told = {row["nodule_id"] for row in self.rows}
+        left = [name for name in self.plan.names if f"synthetic-{name}" not in told]
+        self.rows += [failure(name, UNFINISHED) for name in left]
         order = {f"synthetic-{name}": number for number, name in enumerate(self.plan.names)}
         self.rows.sort(key=lambda row: order[row["nodule_id"]])
         provenance = cast(Synthesizes, pl_module).provenance

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.io.checksums import MARK, seal
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import WRITABLE, Volume, read_volume, write_volume
 from datamodules.io.whole_files import written_whole
@@ -90,13 +91,15 @@ def write_like(source: Path, path: Path, study: Volume, description: str) -> Non
     header.extensions.clear()
     for name in ("data_type", "db_name", "aux_file", "intent_name"):
         header[name] = b""
-    header["descrip"] = description.encode()[:79]
+    packed = path.name.endswith(".gz")  # gzip has a checksum of its own
+    header["descrip"] = (description if packed else f"{description} {MARK}").encode()
     header["scl_slope"], header["scl_inter"] = slope, inter  # nibabel takes them away
     header["vox_offset"] = header.single_vox_offset
     content = header.binaryblock + bytes(4) + stored.astype(old.dtype).tobytes()
     with written_whole(path) as temporary:
-        packed = gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content
-        temporary.write_bytes(packed)
+        temporary.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+        if not packed:
+            seal(temporary)
 
 
 def _scaling(path: Path) -> tuple[float, float]:

@@ -9,13 +9,11 @@ import pandas as pd
 import pydicom
 import pytest
 from dicom import uid_of, write_series
-from insertions import Painter
-from lightning import Trainer
+from insertions import painted
 
 from callbacks.edited_study import EditedStudy
 from callbacks.insertion import StudyWriter
 from callbacks.study_files import CTFiles
-from datamodules.batch import Roi
 from datamodules.insertion.modules import InsertionDataModule
 from datamodules.io.volumes import Volume, read_volume, write_volume
 
@@ -35,12 +33,7 @@ def run(tmp_path: Path) -> Run:
 def insert(folder: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
     pd.DataFrame([{**NODULE, **row} for row in rows]).to_csv(folder / "requests.csv", index=False)
     data = InsertionDataModule(folder / "requests.csv")
-    trainer = Trainer(
-        default_root_dir=folder / "run", accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[StudyWriter()],
-    )  # fmt: skip
-    trainer.predict(Painter(Roi(32)), data, return_predictions=False)
-    return pd.read_csv(folder / "run/nodules.csv", dtype=str).set_index("nodule_id")
+    return painted(data, folder / "run", StudyWriter())
 
 
 def files(folder: Path) -> set[str]:
@@ -150,14 +143,25 @@ def test_dicom_says_in_which_letters_a_patient_is_written(run: Run, tmp_path: Pa
 def test_only_so_many_nodules_are_drawn(run: Run, tmp_path: Path) -> None:
     run([{"name": "n0"}])
     data = InsertionDataModule(tmp_path / "requests.csv")
-    trainer = Trainer(
-        default_root_dir=tmp_path / "bare", accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[StudyWriter(pictures=0)],
-    )  # fmt: skip
-    trainer.predict(Painter(Roi(32)), data, return_predictions=False)
+    painted(data, tmp_path / "bare", StudyWriter(pictures=0))
     page = (tmp_path / "bare/index.html").read_text()
     assert "synthetic-n0" in page
     assert "<img " not in page
     assert not (tmp_path / "bare/pictures").exists()
     with pytest.raises(ValueError, match="pictures is -1: give the number of nodules to draw"):
         StudyWriter(pictures=-1)
+
+
+def test_a_run_that_is_limited_says_what_it_left_out(run: Run, tmp_path: Path) -> None:
+    """As by trainer.limit_predict_batches: the next run does the rest."""
+    rows = [{"name": "c", "study": "other.mha"}, {"name": "a", "y": 16}, {"name": "b", "y": 25}]
+    write_volume(tmp_path / "other.mha", read_volume(tmp_path / "scan.mha"))
+    table = pd.DataFrame([{**NODULE, **row} for row in rows])
+    table.to_csv(tmp_path / "requests.csv", index=False)
+    data = InsertionDataModule(tmp_path / "requests.csv", batch_size=2)
+    manifest = painted(data, tmp_path / "run", StudyWriter(), limit_predict_batches=1)
+    assert manifest["status"].tolist() == ["inserted", "failed", "failed"]
+    assert manifest["reason"][1:].str.contains("ended before its study was complete: run").all()
+    assert not list((tmp_path / "run").glob(".building-*"))
+    data = InsertionDataModule(tmp_path / "requests.csv", batch_size=2)
+    assert painted(data, tmp_path / "run", StudyWriter())["status"].eq("inserted").all()

@@ -15,7 +15,6 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
-from lightning import Trainer
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
@@ -33,7 +32,7 @@ from noduleforge.prepare.lidc import prepare_lidc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from dicom import uid_of, write_series
-from insertions import Painter, asked_of
+from insertions import asked_of, painted
 
 SPACING, ORIGIN = (2.0, 0.8, 0.8), (-20.0, -30.0, 100.0)
 INSIDE = (4.0, 2.0, 130.0)
@@ -66,14 +65,7 @@ def insert(tmp_path: Path, scan: Volume) -> Insert:
         table = pd.DataFrame([{"study": study, "subtype": "solid", **row} for row in rows])
         table.to_csv(tmp_path / "requests.csv", index=False)
         data = InsertionDataModule(tmp_path / "requests.csv", batch_size=2)
-        trainer = Trainer(
-            default_root_dir=tmp_path / out,
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            callbacks=[StudyWriter(names)],
-        )
-        trainer.predict(Painter(Roi(32)), data, return_predictions=False)
+        painted(data, tmp_path / out, StudyWriter(names))
         return tmp_path / out
 
     return run
@@ -203,11 +195,7 @@ def test_slope_and_intercept_are_the_sources(tmp_path: Path, scan: Volume) -> No
     table = pd.DataFrame([{"study": "dicom", "subtype": "solid", **at(*INSIDE)}])
     table.to_csv(tmp_path / "requests.csv", index=False)
     data = InsertionDataModule(tmp_path / "requests.csv")
-    trainer = Trainer(
-        default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[StudyWriter()],
-    )  # fmt: skip
-    trainer.predict(Painter(Roi(32)), data, return_predictions=False)
+    painted(data, tmp_path / "out", StudyWriter())
     before = {d.InstanceNumber: d for d in map(pydicom.dcmread, (tmp_path / "dicom").iterdir())}
     same = 0
     for path in (tmp_path / "out/studies").rglob("*.dcm"):

@@ -9,8 +9,7 @@ import pandas as pd
 import pydicom
 import pytest
 from dicom import write_radiograph
-from insertions import RADIOGRAPH_ROI, Painter, asked_of
-from lightning import Trainer
+from insertions import RADIOGRAPH_ROI, asked_of, painted
 from PIL import Image
 
 from callbacks.insertion import StudyWriter
@@ -42,11 +41,7 @@ def test_a_radiograph_comes_back_in_its_form(form: str, tmp_path: Path) -> None:
     row["patient_id"] = "007"
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
     data = RadiographInsertionDataModule(tmp_path / "requests.csv")
-    trainer = Trainer(
-        default_root_dir=tmp_path / "out", accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[StudyWriter()],
-    )  # fmt: skip
-    trainer.predict(Painter(RADIOGRAPH_ROI), data, return_predictions=False)
+    painted(data, tmp_path / "out", StudyWriter(), RADIOGRAPH_ROI)
     table = pd.read_csv(tmp_path / "out/nodules.csv")
     assert table["status"].tolist() == ["inserted"]
     assert (tmp_path / "out/nodules.csv").read_text().splitlines()[1].split(",")[1] == "007"

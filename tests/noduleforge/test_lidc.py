@@ -1,6 +1,6 @@
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from noduleforge.prepare.outlines import Contour, Drawing, rasterize, read_drawi
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, chest_files, database_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from dicom import lidc_xml, uid_of, write_segmentation, write_series
+from dicom import change, lidc_xml, uid_of, write_segmentation, write_series
 
 SPACING = (2.0, 0.8, 0.8)
 ORIGIN = (-20.0, -30.0, 100.0)
@@ -228,14 +228,6 @@ def test_two_slices_at_one_place_are_refused(tcia: Path, prepare: Prepare, scan:
     with pytest.raises(ValueError, match="Not one nodule"):
         prepare()
     assert "has two slices with different voxels at" in reported(tcia.parent / "out")
-
-
-def change(paths: Iterable[Path], **tags: object) -> None:
-    for path in paths:
-        data = pydicom.dcmread(path)
-        for name, value in tags.items():
-            setattr(data, name, value)
-        data.save_as(path)
 
 
 def test_of_two_reconstructions_the_outlined_one_is_taken(

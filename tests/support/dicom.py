@@ -6,6 +6,7 @@ from typing import Any
 
 import highdicom
 import numpy as np
+import pydicom
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -75,6 +76,15 @@ def write_series(
         data.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def change(paths: Iterable[Path], **tags: Any) -> None:
+    """Set elements in the headers of files."""
+    for path in paths:
+        data = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(data, name, value)
+        data.save_as(path)
 
 
 def write_radiograph(path: Path, pixels: np.ndarray, patient: str, photometric: str) -> None:

@@ -4,14 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 
+from callbacks.insertion import StudyWriter
 from datamodules.batch import Provenance, Roi, Synthesis
 from datamodules.insertion.modules import InsertionDataModule
 from lightning_modules.core.inpainting import feather, paste
 
-RADIOGRAPH_ROI = Roi(64, 0.8)
+CT_ROI, RADIOGRAPH_ROI = Roi(32), Roi(64, 0.8)
 
 
 class Painter(LightningModule):
@@ -33,6 +35,26 @@ class Painter(LightningModule):
             window=(-1000.0, 400.0),
             provenance=self.provenance,
         )
+
+
+def painted(
+    data: InsertionDataModule, run: Path, writer: StudyWriter, roi: Roi = CT_ROI, **settings: Any
+) -> pd.DataFrame:
+    """The manifest of a run in which the `Painter` fulfils the requests.
+
+    Args:
+        data: the requests.
+        run: folder of the run.
+        writer: of the studies.
+        roi: of the painter.
+        settings: more of the trainer's.
+    """
+    trainer = Trainer(
+        default_root_dir=run, accelerator="cpu", logger=False, enable_progress_bar=False,
+        callbacks=[writer], **settings,
+    )  # fmt: skip
+    trainer.predict(Painter(roi), data, return_predictions=False)
+    return pd.read_csv(run / "nodules.csv", dtype=str).set_index("nodule_id")
 
 
 def asked_of(

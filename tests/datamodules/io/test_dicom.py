@@ -15,7 +15,7 @@ from datamodules.io.dicom import only_series, read_study, read_study_grid
 from datamodules.io.volumes import Volume
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from dicom import uid_of, write_series
+from dicom import change, uid_of, write_series
 
 UID = uid_of("series")
 SPACING = (2.0, 0.8, 0.8)
@@ -24,14 +24,6 @@ SPACING = (2.0, 0.8, 0.8)
 def volume(slices: int, z_mm: float = 0.0, seed: int = 0) -> Volume:
     array = np.random.default_rng(seed).integers(-1000, 400, (slices, 10, 12)).astype(np.int16)
     return Volume(array, SPACING, (0.0, 0.0, z_mm), np.eye(3))
-
-
-def change(paths: list[Path], **tags: Any) -> None:
-    for path in paths:
-        data = pydicom.dcmread(path)
-        for name, value in tags.items():
-            setattr(data, name, value)
-        data.save_as(path)
 
 
 def second(folder: Path, stack: Volume, **tags: Any) -> list[Path]:

@@ -59,6 +59,11 @@ def test_a_scaled_nifti_keeps_its_scaling_and_all_that_is_unchanged(
     assert read_volume(target).grid.matches(study.grid)
     packed = target.read_bytes()
     assert b"Known" not in (gzip.decompress(packed) if ending.endswith("gz") else packed)
+    # and it has a checksum, as all that is written here
+    for place in (60, len(packed) // 2, len(packed) - 20):
+        target.write_bytes(packed[:place] + bytes([packed[place] ^ 4]) + packed[place + 1 :])
+        with pytest.raises(ValueError, match=f"out{ending} .*(damaged|cut short|cannot be read)"):
+            read_volume(target)
 
 
 def test_what_cannot_be_written_again_is_refused_before(tmp_path: Path) -> None:
