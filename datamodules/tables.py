@@ -226,6 +226,29 @@ def select_rows(table: pd.DataFrame, query: str | None, source: str) -> pd.DataF
     return kept
 
 
+def listed(names: Iterable[object]) -> str:
+    """Names with commas between, the first 10 and how many more."""
+    words = [str(name) for name in names]
+    rest = len(words) - MOST_ERRORS
+    return ", ".join(words[:MOST_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def empty_cells(table: pd.DataFrame, columns: Iterable[str], path: Path) -> list[str]:
+    """Say of each column in which lines of its file it is empty; nothing where it is filled.
+
+    Args:
+        table: as `read_table` returns it, with no row left out.
+        columns: that must be filled.
+        path: of the file.
+    """
+    empty = {name: table.index[table[name].isna()] + 2 for name in columns}
+    return [
+        f"{path}: {name} is empty in line(s) {listed(lines)}: fill it in"
+        for name, lines in empty.items()
+        if len(lines)
+    ]
+
+
 def raise_together(errors: Sequence[str]) -> None:
     """Raise a ValueError that lists all errors, the first 10 in words; nothing if there is none."""
     if errors:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.identifiers import identifier
 from datamodules.io.paths import real_path
-from datamodules.tables import MOST_ERRORS, raise_together, read_table
+from datamodules.tables import listed, raise_together, read_table
 
 COLUMNS = ("study", "x_mm", "y_mm", "z_mm", "diameter_mm")
 
@@ -59,11 +59,9 @@ def nodules_there(avoid: Path | None, studies: Sequence[Path]) -> dict[str, Take
         else:
             there[study].append((np.array(point), float(diameter) / 2))
     if unknown:
-        names = list(dict.fromkeys(unknown))
-        more = ", ..." if len(names) > MOST_ERRORS else ""
         print(
             f"{avoid}: {len(unknown)} of {len(table)} row(s) are of no study that is given, and "
-            f"were not avoided: {', '.join(names[:MOST_ERRORS])}{more}"
+            f"were not avoided: {listed(dict.fromkeys(unknown))}"
         )
     return there
 

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.batch import Roi
-from datamodules.collections import NoduleCollection, NoduleSet
+from datamodules.collections import NoduleCollection
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import GENERATOR, check_generator
 from datamodules.splits import TRAINING_ALONE, check_fractions
@@ -17,16 +17,15 @@ from lightning_modules.core.features import FeatureExtractor
 from noduleforge.evaluation.memorization import QUANTILE, SPACES, summarize
 from noduleforge.nearest import (
     Found,
-    Nodules,
     VoxelDistances,
     aligned,
     embed,
     exact,
     flips_of,
     nearest,
-    region,
     view,
 )
+from noduleforge.nodules import Nodules, read_nodules, region
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,37 +145,12 @@ def read_sets(
     if (generator := synthetic.root / GENERATOR).is_file():
         check_generator(generator, {"test": splits["test"].patients})
     return Sets(
-        read(splits["train"], "training", margin),
-        {"synthetic": read(made, "synthetic"), "held-out": read(splits["test"], "held-out")},
+        read_nodules(splits["train"], "training", margin),
+        {
+            "synthetic": read_nodules(made, "synthetic"),
+            "held-out": read_nodules(splits["test"], "held-out"),
+        },
         size,
-    )
-
-
-def read(nodules: NoduleSet, kind: str, margin: int = 0) -> Nodules:
-    """All nodules of a set.
-
-    Args:
-        nodules: what is read.
-        kind: what they are called in messages.
-        margin: voxels to be read beyond the ROI on every side.
-
-    Raises:
-        ValueError: If there is none, or one has no mask.
-    """
-    if not len(nodules):
-        message = f"There is no {kind} nodule: check the data's folder, select and fractions"
-        raise ValueError(message)
-    size = [2 * (n // 2 + margin) + 1 for n in nodules.roi_size]
-    patches = [nodules.read(k, size) for k in tqdm(range(len(nodules)), desc=kind, unit="nodule")]
-    for patch in patches:
-        if not patch.mask.any():
-            message = f"The {kind} nodule {patch.name} has an empty mask: give nodules with masks"
-            raise ValueError(message)
-    return Nodules(
-        torch.stack([torch.from_numpy(patch.image.array) for patch in patches]),
-        torch.stack([torch.from_numpy(patch.mask).float() for patch in patches]),
-        [patch.name for patch in patches],
-        [patch.patient_id for patch in patches],
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,28 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.core.features import FeatureExtractor
+from noduleforge.nodules import Nodules
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 
 BATCH = 64
 """How many images are worked on at once."""
-
-
-class Nodules(NamedTuple):
-    """Nodules to be compared.
-
-    Attributes:
-        images: `(N, *spatial)` in physical units, an odd number of voxels along each axis, so that
-            they can be flipped about the nodule's centre.
-        masks: `(N, *spatial)`, 1 inside the nodule.
-        names: identifiers.
-        patients: whose image each is in.
-    """
-
-    images: Tensor
-    masks: Tensor
-    names: list[str]
-    patients: list[str]
 
 
 class Found(NamedTuple):
@@ -49,12 +33,6 @@ class Found(NamedTuple):
     number: int
     flips: tuple[int, ...]
     shift: tuple[int, ...]
-
-
-def region(images: Tensor, start: int, size: Sequence[int]) -> Tensor:
-    """The part of images `(..., *spatial)` of a size, from voxel `start` on along each axis."""
-    part: tuple[Any, ...] = (..., *(slice(start, start + n) for n in size))
-    return images[part]
 
 
 def all_flips(rank: int) -> list[tuple[int, ...]]:

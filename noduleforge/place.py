@@ -26,8 +26,8 @@ from datamodules.io.volumes import (
 )
 from datamodules.io.whole_files import written_whole
 from datamodules.ratings import subtype_of
-from noduleforge.chance import generator
 from noduleforge.known_nodules import nodules_there
+from noduleforge.random_generator import random_generator
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""
@@ -125,7 +125,7 @@ def place(
     if lungs is not None:
         check_lung_files(lungs, studies)
     there = nodules_there(avoid, studies)
-    rng = generator(seed)
+    rng = random_generator(seed)
     rows: list[dict[str, Any]] = []
     for number, path in enumerate(tqdm(studies, desc="studies", unit="study")):
         study = read_study(path)

@@ -16,8 +16,8 @@ from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.splits import Split, check_fractions, split_by_patient
-from noduleforge.chance import generator
 from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
+from noduleforge.random_generator import random_generator
 
 ATTEMPTS = 100
 """How many points are drawn until a nodule lies apart from the others."""
@@ -85,7 +85,7 @@ def place_radiographs(
             "give more, or other fractions"
         )
         raise ValueError(message)
-    rng = generator(seed)
+    rng = random_generator(seed)
     rows: list[dict[str, Any]] = []
     listed = [
         # numbered, as names of requests come to be those of what is made

@@ -12,12 +12,11 @@ from datamodules.collections import NoduleCollection, NoduleSet
 from datamodules.io.volumes import equivalent_diameter_mm
 from datamodules.io.whole_files import written_whole
 from datamodules.splits import TRAINING_ALONE
-from noduleforge.chance import generator
 from noduleforge.evaluation.bootstrap import interval
 from noduleforge.evaluation.groups import GROUPS, LARGE, LARGE_MM
 from noduleforge.evaluation.realism import area_told_apart, feature_distance, halves, told_apart
-from noduleforge.memorization import read
-from noduleforge.nearest import Nodules, region
+from noduleforge.nodules import Nodules, read_nodules, region
+from noduleforge.random_generator import random_generator
 from noduleforge.texture import texture_features
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def realism(
         message = f"window is {list(window)}: give two intensities, the lower one first"
         raise ValueError(message)
     sets = [c.splits(roi, TRAINING_ALONE, 0)["train"] for c in (real, synthetic)]
-    kinds = [_roi_of(*named) for named in zip(sets, ("real", "synthetic"), strict=True)]
+    kinds = [read_rois(*named) for named in zip(sets, ("real", "synthetic"), strict=True)]
     table = pd.concat(
         [
             _describe(nodules, of.subtypes, is_synthetic, roi, window)
@@ -87,7 +86,7 @@ def realism(
     shown = _chosen(table, pictures, seed)
     with written_whole(out / "pairs.png") as path:
         _draw_pairs(kinds, shown, window).savefig(path, dpi=110)
-    order = generator(seed).permutation(2 * len(shown))
+    order = random_generator(seed).permutation(2 * len(shown))
     with written_whole(out / "unlabelled.png") as path:
         _draw_unlabelled(kinds, shown, order, window).savefig(path, dpi=110)
     with written_whole(out / "unlabelled.csv") as path:
@@ -97,9 +96,9 @@ def realism(
     print(result.to_string(index=False, float_format="{:.3g}".format))
 
 
-def _roi_of(nodules: NoduleSet, kind: str) -> Nodules:
+def read_rois(nodules: NoduleSet, kind: str) -> Nodules:
     """All nodules of a set, cut to the ROI: a row more would be padding in synthetic patches."""
-    whole = read(nodules, kind)
+    whole = read_nodules(nodules, kind)
     images, masks = (region(one, 0, nodules.roi_size) for one in (whole.images, whole.masks))
     return whole._replace(images=images, masks=masks)
 
@@ -191,7 +190,7 @@ def _chosen(table: pd.DataFrame, number: int, seed: int) -> list[tuple[int, int]
     real, made = (table[table["synthetic"] == kind] for kind in (False, True))
     made = made.sort_values("diameter_mm")
     parts = np.array_split(np.arange(len(made)), min(number, len(made)))
-    picked = generator(seed)
+    picked = random_generator(seed)
     pairs = []
     for part in parts:
         one = made.iloc[int(picked.choice(part))]

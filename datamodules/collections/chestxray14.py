@@ -12,7 +12,14 @@ from datamodules.collections.radiographs import RadiographCollection
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.radiographs import lies_on_its_side, read_grey
 from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
-from datamodules.tables import check_numbers, raise_together, read_table, read_text, select_rows
+from datamodules.tables import (
+    check_numbers,
+    empty_cells,
+    raise_together,
+    read_table,
+    read_text,
+    select_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +59,7 @@ def read_entries(path: Path) -> pd.DataFrame:
     table = table[list(ENTRIES)].rename(columns=ENTRIES)
     for name in ("image", "patient_id"):
         table[name] = identifiers(table[name])
-        if lines := [str(line + 2) for line in table.index[table[name].isna()]]:
-            message = f"{path}: {name} is empty in line(s) {', '.join(lines[:10])}: use NIH's table"
-            raise ValueError(message)
+    raise_together(empty_cells(table, ("image", "patient_id"), path))
     check_readings(table["patient_id"], str(path), "Patient ID")
     errors = []
     for name in ("width", "height", "spacing_x", "spacing_y"):

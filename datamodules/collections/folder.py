@@ -18,7 +18,7 @@ from datamodules.io.paths import name_of
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import Volume, read_grid
 from datamodules.splits import SPLITS, Split, check_no_patient_crosses
-from datamodules.tables import raise_together, select_rows
+from datamodules.tables import empty_cells, raise_together, select_rows
 
 COLUMNS = ("image", "patient_id", "spacing_mm")
 
@@ -131,13 +131,7 @@ class FolderCollection(RadiographCollection):
             f"{path}: spacing_mm of {row.image} is {row.spacing_mm!r}, expected a number above 0"
             for row in table[~((spacing > 0) & np.isfinite(spacing))].itertuples()
         ]
-        for name in ("image", "patient_id"):
-            lines = [str(line + 2) for line in table.index[table[name].isna()]]
-            errors += (
-                [f"{path}: {name} is empty in line(s) {', '.join(lines)}: fill it in"]
-                if lines
-                else []
-            )
+        errors += empty_cells(table, ("image", "patient_id"), path)
         if "split" in table:
             errors += [
                 f"{path}: split of {row.image} is {row.split!r}, expected one of {SPLITS}"

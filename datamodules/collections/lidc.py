@@ -21,7 +21,7 @@ from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Grid, Volume, equivalent_diameter_mm, resample, resample_mask
 from datamodules.ratings import RATINGS, subtype_of
 from datamodules.splits import SPLITS, Split, split_by_patient
-from datamodules.tables import raise_together, select_rows
+from datamodules.tables import empty_cells, listed, raise_together, select_rows
 
 REQUIRED = ("nodule_id", "patient_id", "image", "mask")
 
@@ -81,11 +81,7 @@ def read_table(path: Path, columns: dict[str, str] | None, select: str | None) -
 
 def _check_rows(table: pd.DataFrame, path: Path) -> None:
     """Check the cells; ratings become floats in place."""
-    errors = []
-    for name in REQUIRED:
-        lines = [str(line + 2) for line in table.index[table[name].isna()]]
-        if lines:
-            errors.append(f"{path}: {name} is empty in line(s) {', '.join(lines)}: fill it in")
+    errors = empty_cells(table, REQUIRED, path)
     try:
         check_readings(table["patient_id"].dropna(), str(path), "patient_id")
     except ValueError as error:
@@ -94,9 +90,7 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
     # which name files, also where these do not tell large from small letters
     repeated = names[names.str.casefold().duplicated()].unique()
     if len(repeated):
-        errors.append(
-            f"{path}: nodule_id {', '.join(repeated)} occurs more than once: make it unique"
-        )
+        errors.append(f"{path}: nodule_id {listed(repeated)} occurs more than once: make it unique")
     errors += [
         f"{path}: nodule_id {name!r} cannot be a file name: use letters, digits, '.', '_' and '-'"
         for name in names

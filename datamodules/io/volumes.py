@@ -130,7 +130,6 @@ def write_volume(
         volume: what to write.
         description: goes into the header, before the checksum (NIfTI: at most 49 characters, read
             back as `descrip`).
-
         keep_type: store voxels in whatever type they have.
 
     Raises:

@@ -26,10 +26,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from datamodules.ratings import RATINGS
-from noduleforge.chance import generator
 from noduleforge.prepare.outlines import Outline, resampled_occupancy
 from noduleforge.prepare.painting import LIMITS_HU, paint_nodule
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
+from noduleforge.random_generator import random_generator
 
 TEXTURES = {"solid": (5,), "part-solid": (3, 4), "ground-glass": (1, 2)}
 """LIDC's texture ratings of each subtype, in the order of `datamodules.batch.SUBTYPES`."""
@@ -111,7 +111,7 @@ def prepare_sample(
         msg = f"{out} exists and was not made with these settings: remove it or choose another one."
         raise FileExistsError(msg)
     ct, labels = chest_files()
-    rng = generator(seed)
+    rng = random_generator(seed)
     outlines = all_outlines()
     own = [outline for outline in outlines if outline.patient_id == BACKGROUND_PATIENT]
     lung = _read_lung(ct, labels, own, size, spacing_mm)

@@ -16,7 +16,7 @@ from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import is_series, read_study
 from datamodules.io.masks import read_mask
 from datamodules.io.volumes import Grid
-from datamodules.tables import read_table
+from datamodules.tables import empty_cells, raise_together, read_table
 from noduleforge.prepare.cases import Rows, file_facts, stems
 from noduleforge.prepare.store import Cut, make_store, row, settings_of, write_nodule
 
@@ -69,11 +69,7 @@ def prepare_volumes(
         raise FileNotFoundError(message)
     found = read_table(table, dict.fromkeys(COLUMNS, str), COLUMNS)
     found["patient_id"] = identifiers(found["patient_id"])
-    empty = found[list(COLUMNS)].isna().any(axis=1)
-    if empty.any():
-        lines = ", ".join(str(number + 2) for number in found.index[empty])
-        message = f"{table} has an empty cell in line(s) {lines}: fill in {', '.join(COLUMNS)}"
-        raise ValueError(message)
+    raise_together(empty_cells(found, COLUMNS, table))
     check_readings(found["patient_id"], str(table), "patient_id")
     scans = by_file(table, own_names(found))
     beginnings = stems({image: rows[0]["patient_id"] for image, rows in scans.items()})

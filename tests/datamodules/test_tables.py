@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from datamodules.tables import read_table
+from datamodules.tables import empty_cells, listed, read_table
 
 RIGHT = "nodule_id,patient_id,diameter_mm\n001,0007,5.25\n002,Müller,\n"
 TEXTS = {"nodule_id": str, "patient_id": str}
@@ -93,3 +93,13 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
         read_table(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_table(tmp_path / "nodules.csv")
+
+
+def test_of_many_names_ten_are_listed(tmp_path: Path) -> None:
+    assert listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert listed(range(13)).endswith("8, 9 and 3 more")
+    table = pd.DataFrame({"a": [None] * 12 + ["x"], "b": ["y"] * 13})
+    (told,) = empty_cells(table, ("a", "b"), tmp_path / "t.csv")
+    assert told.endswith(
+        "a is empty in line(s) 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more: fill it in"
+    )

@@ -20,8 +20,9 @@ from datamodules.patients import patient_key
 from datamodules.splits import split_of
 from noduleforge.cli import main
 from noduleforge.evaluation.memorization import summarize
-from noduleforge.memorization import read, side_by_side
-from noduleforge.nearest import Nodules, VoxelDistances, aligned, all_flips, exact, nearest, region
+from noduleforge.memorization import side_by_side
+from noduleforge.nearest import VoxelDistances, aligned, all_flips, exact, nearest
+from noduleforge.nodules import Nodules, read_nodules, region
 
 FRACTIONS = (0.6, 0.0, 0.4)
 HALVES = ["train", "test"]
@@ -231,13 +232,13 @@ class Radiographs(RadiographRegions):
 
 def test_patches_without_a_nodule_are_refused() -> None:
     with pytest.raises(ValueError, match="held-out nodule a has an empty mask"):
-        read(Radiographs(), "held-out")
+        read_nodules(Radiographs(), "held-out")
 
 
 @pytest.mark.parametrize("side", [8, 9])
 def test_all_nodules_are_read_around_the_same_voxel(store: Path, side: int) -> None:
     nodules = LIDCCollection(store).splits(Roi(side), (1.0, 0.0, 0.0), 0)["train"]
-    small, large = read(nodules, "synthetic"), read(nodules, "synthetic", margin=2)
+    small, large = read_nodules(nodules, "synthetic"), read_nodules(nodules, "synthetic", margin=2)
     assert sorted(small.names) == sorted(f"n{k}" for k in range(30))
     assert small.images.shape[1:] == (9, 9, 9)
     inner = slice(2, -2)

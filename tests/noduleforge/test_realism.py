@@ -18,7 +18,7 @@ from noduleforge.evaluation.realism import (
     halves,
     told_apart,
 )
-from noduleforge.realism import _roi_of
+from noduleforge.realism import read_rois
 from noduleforge.texture import texture_features
 
 WINDOW = (-1000.0, 400.0)
@@ -113,7 +113,7 @@ def synthetic_store(store: Path, root: Path, deviation: float) -> Path:
 def test_nothing_is_seen_beyond_the_roi(store: Path, tmp_path: Path) -> None:
     """Patches of an even size, as writers leave them, end where the ROI does: no dark edge."""
     splits = LIDCCollection(store).splits(Roi(14), (1.0, 0.0, 0.0), 0)
-    nodules = _roi_of(splits["train"], "real")
+    nodules = read_rois(splits["train"], "real")
     assert nodules.images.shape[1:] == nodules.masks.shape[1:] == (14, 14, 14)
     patch = splits["train"].read(0, (14, 14, 14))
     assert np.array_equal(nodules.images[0].numpy(), patch.image.array)

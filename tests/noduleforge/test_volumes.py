@@ -76,7 +76,7 @@ def test_volumes_become_a_store(separate: str, number: int, folder: Path, tmp_pa
     ("text", "message"),
     [
         ("patient_id,image\np,a\n", "lacks the column(s) mask"),
-        ("patient_id,image,mask\np,a,\n", "has an empty cell in line(s) 2"),
+        ("patient_id,image,mask\np,a,\n", "mask is empty in line(s) 2: fill it in"),
         (None, "does not exist"),
     ],
 )

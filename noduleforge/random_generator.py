@@ -1,10 +1,10 @@
-"""Where the chance of commands comes from."""
+"""Random numbers of commands, from their seed."""
 
 import numpy as np
 from numpy.random import Generator
 
 
-def generator(seed: int) -> Generator:
+def random_generator(seed: int) -> Generator:
     """Random numbers that the same seed gives again.
 
     Raises:
