@@ -186,7 +186,7 @@ def test_prediction_is_fused_and_takes_the_strategy(
 def test_what_a_composition_cannot_do_is_said(
     base: Path, composition: Make, mixed: Make, make_codec: Make, make_trainer: Make
 ) -> None:
-    with pytest.raises(ValueError, match=r"he adapters are \['a'\]: give a composition two or more"):
+    with pytest.raises(ValueError, match=r"are \['a'\]: give a composition two or more"):
         composition(adapters={"a": None})
     with pytest.raises(ValueError, match=r"strengths names \['b'\]"):
         composition(strengths={"b": 1.0})
