@@ -82,7 +82,9 @@ def make_batch(model: NoduleDiffusion, size: int, side: int) -> NoduleBatch:
 
 def training_step(model: NoduleDiffusion, batch: NoduleBatch) -> Callable[[], None]:
     """One step as the LightningModule takes it: losses, backward, optimizer, moving average."""
-    optimizer = torch.optim.AdamW(p for p in model.denoiser.parameters() if p.requires_grad)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.denoiser.parameters() if p.requires_grad], fused=True
+    )
 
     def step() -> None:
         optimizer.zero_grad()
@@ -95,7 +97,7 @@ def training_step(model: NoduleDiffusion, batch: NoduleBatch) -> Callable[[], No
             loss = sum(losses.values(), torch.tensor(0.0))
         loss.backward()
         optimizer.step()
-        model.ema.update_parameters(model.denoiser)
+        model.ema.update(model.denoiser)
 
     return step
 
@@ -105,7 +107,7 @@ def bare_step(
 ) -> Callable[[], None]:
     """Forward, backward and optimizer step of the UNet alone; frozen, backward to its input."""
     unet = copy.deepcopy(model.denoiser.unet).requires_grad_(not frozen)
-    optimizer = torch.optim.AdamW(unet.parameters())
+    optimizer = torch.optim.AdamW(unet.parameters(), fused=True)
     size, latent = len(batch["index"]), batch["context"]
     channels = unet.conv_in.conv.in_channels - latent.shape[1]
     inputs = torch.cat([latent, torch.randn(size, channels, *latent.shape[2:])], 1)

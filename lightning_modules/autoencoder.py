@@ -19,7 +19,7 @@ from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
 from lightning_modules.core.randomness import SampleGenerators
 from lightning_modules.core.window import IntensityWindow
-from lightning_modules.schedule import scheduled
+from lightning_modules.optimization import adamw
 
 
 class Autoencoder(LightningModule):
@@ -157,9 +157,8 @@ class Autoencoder(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
-        parameters = (p for p in self.parameters() if p.requires_grad)
-        optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99))
-        return scheduled(optimizer, self.warmup_steps, self.trainer)
+        rates = (self.learning_rate, self.warmup_steps)
+        return adamw(self.parameters(), self.trainer, *rates, betas=(0.9, 0.99))
 
 
 def _kl(mean: Tensor, logvar: Tensor) -> Tensor:

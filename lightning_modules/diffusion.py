@@ -9,7 +9,6 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
@@ -28,7 +27,7 @@ from lightning_modules.core.regularizer import Estimate
 from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
 from lightning_modules.heads.head import ModalityHead
-from lightning_modules.schedule import scheduled
+from lightning_modules.optimization import adamw
 
 
 class NoduleDiffusion(LightningModule):
@@ -250,16 +249,12 @@ class NoduleDiffusion(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the averaged weights after each optimizer step."""
         super().optimizer_step(*args, **kwargs)
-        self.ema.update_parameters(self.denoiser)
+        self.ema.update(self.denoiser)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
-        optimizer: Optimizer = torch.optim.AdamW(
-            [p for p in self.denoiser.parameters() if p.requires_grad],
-            self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
-        return scheduled(optimizer, self.warmup_steps, self.trainer)
+        rates = (self.learning_rate, self.warmup_steps, self.weight_decay)
+        return adamw(self.denoiser.parameters(), self.trainer, *rates)
 
     def train(self, mode: bool = True) -> "NoduleDiffusion":
         """Set the mode; the frozen codec stays in evaluation mode."""

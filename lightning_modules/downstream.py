@@ -2,14 +2,13 @@
 
 from typing import cast
 
-import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Roi
 from lightning_modules.core.window import IntensityWindow
-from lightning_modules.schedule import scheduled
+from lightning_modules.optimization import adamw
 
 
 class DownstreamModule(LightningModule):
@@ -50,7 +49,5 @@ class DownstreamModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
-        )
-        return scheduled(optimizer, self.warmup_steps, self.trainer)
+        rates = (self.learning_rate, self.warmup_steps, self.weight_decay)
+        return adamw(self.parameters(), self.trainer, *rates)

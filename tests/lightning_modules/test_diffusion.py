@@ -304,7 +304,7 @@ def test_the_moving_average_warms_up(make_diffusion: Make) -> None:
     def update(value: float) -> float:
         for parameter in model.denoiser.parameters():
             parameter.data.fill_(value)
-        model.ema.update_parameters(model.denoiser)
+        model.ema.update(model.denoiser)
         averaged = torch.cat([p.flatten() for p in model.ema.module.parameters()])
         assert (averaged == averaged[0]).all()
         return float(averaged[0])
