@@ -31,7 +31,7 @@ from lightning_modules.core.conditioning import Surroundings
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.ct import CTDiffusion
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
@@ -89,10 +89,8 @@ def training_step(model: NoduleDiffusion, batch: NoduleBatch) -> Callable[[], No
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            generators = SampleGenerators(
-                [("bench", sample) for sample in range(len(batch["index"]))]
-            )
-            denoising = model.denoise(model.denoiser, batch, generators, dropout=True)
+            streams = SampleStreams(batch["index"], "bench")
+            denoising = model.denoise(model.denoiser, batch, streams, dropout=True)
             losses = model.losses(model.denoiser, batch, denoising)
             loss = sum(losses.values(), torch.tensor(0.0))
         loss.backward()

@@ -20,7 +20,7 @@ from datamodules.dataset import NoduleDataset
 from datamodules.digest import sha256
 from datamodules.latents import LatentCache
 from datamodules.patients import patient_key
-from datamodules.sampler import SubtypeSampler, go_on
+from datamodules.sampler import DrawnItems, SubtypeSampler
 from datamodules.splits import SPLITS, Split
 
 
@@ -28,8 +28,10 @@ class NoduleDataModule(LightningDataModule, ABC):
     """Loaders over patient-grouped splits of nodules, cached as latents if asked for.
 
     Training may have several parts, side by side: a training batch is then a mapping from each
-    part's name to its batch, and an epoch ends with the shortest part. Validation, test and
-    prediction use the first part alone.
+    part's name to its batch. Validation, test and prediction use the first part alone.
+
+    A checkpoint has the number of training nodules that were consumed. Training goes on behind
+    them, whatever the batch size and the number of processes are now.
 
     Attributes:
         datasets: `train`, `val`, `test` and `predict`, once `setup` has built them; with several
@@ -47,6 +49,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         balance: bool = True,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
+        batches_per_epoch: int = 250,
     ) -> None:
         """Set what all data modules share.
 
@@ -59,9 +62,15 @@ class NoduleDataModule(LightningDataModule, ABC):
             augmented_copies: deterministic versions of each training nodule, the first not
                 augmented.
             cache_dir: folder for cached latents; null for none. Old entries are never deleted.
+            batches_per_epoch: of training, on each process, whatever the data; at its end there is
+                validation. nnU-Net (Isensee et al. 2021) has 250.
         """
         super().__init__()
-        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+        least = {
+            "batch_size": (batch_size, 1),
+            "num_workers": (num_workers, 0),
+            "batches_per_epoch": (batches_per_epoch, 1),
+        }
         for name, (value, lowest) in least.items():
             if value < lowest:
                 message = f"{name} is {value}: give at least {lowest}"
@@ -73,6 +82,9 @@ class NoduleDataModule(LightningDataModule, ABC):
         self.balance = balance
         self.augmented_copies = augmented_copies
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.batches_per_epoch = batches_per_epoch
+        # of the checkpoint that training goes on from
+        self._consumed = self._batches = 0
         self.datasets: dict[str, NoduleDataset] = {}
         self.parts: dict[str, NoduleDataset] = {}
         self._cached: dict[NoduleDataset, LatentCache] = {}
@@ -113,6 +125,8 @@ class NoduleDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Build the datasets once, and say what is in them."""
+        if stage == TrainerFn.FITTING:
+            self._consumed = self._batches = 0
         if self.datasets:
             return
         self.datasets = self.build()
@@ -148,22 +162,29 @@ class NoduleDataModule(LightningDataModule, ABC):
         return {patient_key(who) for part in self.training.values() for who in part.patients}
 
     def state_dict(self) -> dict[str, Any]:
-        """Put the fingerprint into the checkpoint."""
-        return {"fingerprint": self.fingerprint}
+        """Put into the checkpoint what data these are, and how far training has got in them."""
+        return {
+            "fingerprint": self.fingerprint,
+            "consumed": self.consumed,
+            "batches": self._batches_so_far,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the data with those that the checkpoint was trained on.
+        """Compare the data with those that the checkpoint was trained on; go on behind it.
 
         Raises:
             ValueError: If training is resumed on other data or splits.
         """
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self._consumed, self._batches = state_dict["consumed"], state_dict["batches"]
         if state_dict["fingerprint"] == self.fingerprint:
             return
         message = (
             "The checkpoint was trained on data with fingerprint "
             f"{state_dict['fingerprint'][:12]}, these have {self.fingerprint[:12]}"
         )
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if fitting:
             message += ": resume with the same files, ROI and splits, or start anew with init_from"
             raise ValueError(message)
         rank_zero_warn(f"{message}: its training patients may be among these")
@@ -239,36 +260,46 @@ class NoduleDataModule(LightningDataModule, ABC):
         return torch.tensor(1 / counts[group] if self.balance else np.ones(len(codes)))
 
     @property
-    def training_batches(self) -> int:
-        """Number of batches of an epoch, on each process: those of the shortest part.
+    def consumed(self) -> int:
+        """Number of training nodules that steps were taken with so far, of each part.
 
-        Raises:
-            ValueError: If there are fewer training nodules than a batch of every process needs.
+        It counts all processes, and the run that this one goes on from.
         """
         world = self.trainer.world_size if self.trainer else 1
-        nodules = min(len(part.subtypes) for part in self.training.values())
-        batches = -(-nodules // world) // self.batch_size
-        if batches == 0:
-            message = (
-                f"The training split has {nodules} nodule(s) for {world} process(es), too few for "
-                f"a batch of {self.batch_size} on each: lower batch_size or give more data"
-            )
-            raise ValueError(message)
-        return batches
+        return self._consumed + (self._batches_so_far - self._batches) * self.batch_size * world
+
+    @property
+    def _batches_so_far(self) -> int:
+        """Batches of the whole run, on each process, as Lightning counts them."""
+        if self.trainer is None:
+            return 0
+        loop: Any = self.trainer.fit_loop.epoch_loop
+        processed: int = loop.batch_progress.total.processed
+        return processed
+
+    @property
+    def training_batches(self) -> int:
+        """Number of batches of an epoch, on each process.
+
+        Raises:
+            ValueError: If there is no training nodule.
+        """
+        for name, part in self.training.items():
+            if not len(part):
+                message = f"The training split has no nodule ({name}): give more data"
+                raise ValueError(message)
+        return self.batches_per_epoch
 
     def train_dataloader(self) -> DataLoader[NoduleBatch] | CombinedLoader:
-        """Return full batches in the order of `SubtypeSampler`; see `training_batches`."""
-        batches, trainer = self.training_batches, self.trainer
-        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        """Return the draws of `SubtypeSampler`, behind those that were consumed."""
+        count, trainer = self.training_batches * self.batch_size, self.trainer
+        ranks = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         loaders = {}
         for name, part in self.training.items():
-            sampler = SubtypeSampler(
-                part.subtypes, part.augmented_copies, self.balance, self.seed, world, rank
-            )
-            if trainer:
-                go_on(sampler, trainer, batches, self.batch_size)
-            items = self._cached.get(part, part)
-            loaders[name] = self._loader(items, sampler=sampler, drop_last=True)
+            order = (part.subtypes, part.augmented_copies, self.balance, self.seed)
+            sampler = SubtypeSampler(*order, lambda: self.consumed, count, *ranks)
+            items = DrawnItems(self._cached.get(part, part))
+            loaders[name] = self._loader(items, sampler=sampler)
         return CombinedLoader(loaders, "min_size") if self.parts else loaders["train"]
 
     def val_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:

@@ -67,6 +67,8 @@ class NoduleBatch(TypedDict):
         patient_id: `B` strings; the data set's pseudonym, by which splits are made.
         index: `(B,)` int64; position of the nodule in its dataset, stable across epochs, ranks
             and batch sizes; the seed of everything that is sampled for it.
+        draw: `(B,)` int64, in training alone; the number of the draw over the whole run, on all
+            processes together; the seed of what the training step draws for it.
         histogram: `(B, bins)` float32; the requested intensity histogram inside the mask, sums to
             one. Where it is absent, the histogram of `image` inside `mask` is meant.
         latent_mean: `(B, C, *latent)` float32; the codec's posterior mean of `image`.
@@ -85,6 +87,7 @@ class NoduleBatch(TypedDict):
     name: list[str]
     patient_id: list[str]
     index: Tensor
+    draw: NotRequired[Tensor]
     histogram: NotRequired[Tensor]
     latent_mean: NotRequired[Tensor]
     latent_logvar: NotRequired[Tensor]

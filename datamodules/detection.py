@@ -79,6 +79,7 @@ class DetectionDataModule(NoduleDataModule):
         balance: bool = True,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
+        batches_per_epoch: int = 250,
     ) -> None:
         """Describe the images.
 
@@ -105,6 +106,7 @@ class DetectionDataModule(NoduleDataModule):
             augmented_copies: deterministic versions of each training image, the first not
                 augmented.
             cache_dir: folder for cached images; null for none. Old entries are never deleted.
+            batches_per_epoch: of training, on each process, whatever the data.
 
         Raises:
             ValueError: If a setting is out of its range.
@@ -124,6 +126,7 @@ class DetectionDataModule(NoduleDataModule):
             balance,
             augmented_copies,
             cache_dir,
+            batches_per_epoch,
         )
         check_fractions(fractions)
         self.sources, self.synthetic = sources, synthetic or {}

@@ -35,6 +35,7 @@ class LIDCDataModule(NoduleDataModule):
         balance: bool = True,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
+        batches_per_epoch: int = 250,
     ) -> None:
         """Describe the data.
 
@@ -64,11 +65,21 @@ class LIDCDataModule(NoduleDataModule):
             augmented_copies: deterministic versions of each training nodule, the first not
                 augmented.
             cache_dir: folder for cached latents; null for none.
+            batches_per_epoch: of training, on each process, whatever the data.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(
+            roi,
+            batch_size,
+            num_workers,
+            seed,
+            balance,
+            augmented_copies,
+            cache_dir,
+            batches_per_epoch,
+        )
         check_fractions(fractions)
         limits = ground_glass_max, solid_min
         self.collection = LIDCCollection(root, csv, columns, select, *limits)

@@ -35,6 +35,7 @@ class RadiographDataModule(NoduleDataModule):
         split_seed: int = 0,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
+        batches_per_epoch: int = 250,
     ) -> None:
         """Describe the regions.
 
@@ -52,11 +53,21 @@ class RadiographDataModule(NoduleDataModule):
             augmented_copies: deterministic versions of each training region, the first not
                 augmented.
             cache_dir: folder for cached latents; null for none.
+            batches_per_epoch: of training, on each process, whatever the data.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
-        super().__init__(roi, batch_size, num_workers, seed, False, augmented_copies, cache_dir)
+        super().__init__(
+            roi,
+            batch_size,
+            num_workers,
+            seed,
+            False,
+            augmented_copies,
+            cache_dir,
+            batches_per_epoch,
+        )
         check_fractions(fractions)
         if points_per_radiograph < 1:
             message = f"points_per_radiograph is {points_per_radiograph}: give at least one point"

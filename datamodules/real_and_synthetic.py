@@ -86,6 +86,7 @@ class RealAndSyntheticDataModule(NoduleDataModule):
         balance: bool = False,
         augmented_copies: int = 1,
         cache_dir: Path | None = Path(".cache/latents"),
+        batches_per_epoch: int = 250,
     ) -> None:
         """Describe what is mixed.
 
@@ -107,11 +108,21 @@ class RealAndSyntheticDataModule(NoduleDataModule):
             augmented_copies: deterministic versions of each training nodule, the first not
                 augmented (classical augmentation).
             cache_dir: folder for cached images; null for none.
+            batches_per_epoch: of training, on each process, whatever the data.
 
         Raises:
             ValueError: If a setting is out of its range, or nothing is left to train on.
         """
-        super().__init__(roi, batch_size, num_workers, seed, balance, augmented_copies, cache_dir)
+        super().__init__(
+            roi,
+            batch_size,
+            num_workers,
+            seed,
+            balance,
+            augmented_copies,
+            cache_dir,
+            batches_per_epoch,
+        )
         check_fractions(fractions)
         if per_real < 0 or (without_real and synthetic is None):
             message = (

@@ -17,7 +17,7 @@ from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.optimization import adamw
 
@@ -87,10 +87,7 @@ class Autoencoder(LightningModule):
         """One step on images of the batch."""
         image = self.window.normalize(batch["image"])
         mean, logvar = self.codec.encode(image)
-        keys = ("posterior", self.seed, self.current_epoch, batch_idx)
-        processes = self.trainer.world_size
-        generators = SampleGenerators.of_step(len(image), self.global_rank, processes, *keys)
-        noise = generators.normal(mean)
+        noise = SampleStreams(batch["draw"], "posterior", self.seed).normal(mean)
         output = self.codec.reconstruct(mean + torch.exp(0.5 * logvar) * noise).float()
         losses = {"l1": F.l1_loss(output, image), "kl": _kl(mean.float(), logvar.float())}
         loss = losses["l1"] + self.kl_weight * losses["kl"]

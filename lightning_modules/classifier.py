@@ -98,7 +98,7 @@ class NoduleClassifier(DownstreamModule):
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of what is known."""
         loss, _ = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:

@@ -35,7 +35,7 @@ from lightning_modules.core.composition import (
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.ziplora import (
     add_coefficients,
     coefficient_overlap,
@@ -101,9 +101,7 @@ class SeveralAdapters(AdaptedDiffusion):
         self.merging = merging or Weighted()
 
     @abstractmethod
-    def learn(
-        self, name: str, batch: NoduleBatch, generators: SampleGenerators
-    ) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: SampleStreams) -> dict[str, Tensor]:
         """Losses of one adapter's batch, before their weights; `diffusion` is the main one."""
 
     @abstractmethod
@@ -128,17 +126,16 @@ class SeveralAdapters(AdaptedDiffusion):
             raise ValueError(message)
         total = torch.zeros((), device=self.device)
         for name in self.adapters:
-            keys = (self.seed, self.current_epoch, batch_idx)
-            losses = self.learn(name, batch[name], self.generators(batch[name], name, *keys))
+            streams = SampleStreams(batch[name]["draw"], name, self.seed)
+            losses = self.learn(name, batch[name], streams)
             self.log_dict({f"train/{loss}/{name}": value for loss, value in losses.items()})
             total = total + self.weighted(losses)
-        self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total + self.coupling()
 
     def trial_loss(self, batch: NoduleBatch) -> Tensor:
         """The loss of a step that is not taken, in which every adapter has this batch."""
-        generators = SampleGenerators([("trial", place) for place in range(len(batch["index"]))])
-        losses = [self.weighted(self.learn(name, batch, generators)) for name in self.adapters]
+        streams = SampleStreams(batch["index"], "trial")
+        losses = [self.weighted(self.learn(name, batch, streams)) for name in self.adapters]
         return torch.stack(losses).sum()
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:
@@ -148,7 +145,7 @@ class SeveralAdapters(AdaptedDiffusion):
         """
         super().validation_step(batch, batch_idx)
         network = cast(Denoiser, self.ema.module)
-        denoising = self.denoise(network, batch, self.evaluation_generators(batch), dropout=False)
+        denoising = self.denoise(network, batch, self.evaluation_streams(batch), dropout=False)
         question = (denoising.x_t, denoising.timestep, denoising.conditioning)
         with base_alone(network):
             base = network(*question)
@@ -215,12 +212,10 @@ class CXRComposition(SeveralAdapters):
             else:
                 self.patients |= load_adapter(self.denoiser, name, folder)
 
-    def learn(
-        self, name: str, batch: NoduleBatch, generators: SampleGenerators
-    ) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: SampleStreams) -> dict[str, Tensor]:
         """Losses of one adapter alone."""
         activate(self.denoiser, {name: 1.0})
-        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
         return self.losses(self.denoiser, batch, denoising)
 
     def coupling(self) -> Tensor:
@@ -284,13 +279,11 @@ class CXRZip(SeveralAdapters):
             self.patients |= load_adapter(self.denoiser, name, cast(Path, folder))
         add_coefficients(self.denoiser)
 
-    def learn(
-        self, name: str, batch: NoduleBatch, generators: SampleGenerators
-    ) -> dict[str, Tensor]:
+    def learn(self, name: str, batch: NoduleBatch, streams: SampleStreams) -> dict[str, Tensor]:
         """How far the answer with all adapters is from that with one alone."""
         network = self.denoiser
         activate(network, dict.fromkeys(self.adapters, 1.0))
-        merged = self.denoise(network, batch, generators, dropout=True)
+        merged = self.denoise(network, batch, streams, dropout=True)
         activate(network, {name: 1.0})
         use_coefficients(network, on=False)
         with torch.no_grad():

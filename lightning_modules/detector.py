@@ -121,7 +121,7 @@ class NoduleDetector(DownstreamModule):
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """The loss."""
         losses = self.losses(self(batch["image"]), batch)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
         return losses["loss"]
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:

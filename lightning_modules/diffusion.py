@@ -22,7 +22,7 @@ from lightning_modules.core.description import Parts, describe
 from lightning_modules.core.facts import ModelFacts, check_facts
 from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
 from lightning_modules.core.process import DiffusionProcess
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.regularizer import Estimate
 from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
@@ -170,33 +170,27 @@ class NoduleDiffusion(LightningModule):
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """One step: diffusion loss and regularizers."""
-        generators = self.generators(batch, "train", self.seed, self.current_epoch, batch_idx)
-        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
+        streams = SampleStreams(batch["draw"], "train", self.seed)
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
         losses = self.losses(self.denoiser, batch, denoising)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log("loss", losses["diffusion"].detach(), prog_bar=True, logger=False)
         return self.weighted(losses)
 
     def trial_loss(self, batch: NoduleBatch) -> Tensor:
         """The loss of a step that is not taken, to see what memory it needs."""
-        generators = SampleGenerators([("trial", place) for place in range(len(batch["index"]))])
-        denoising = self.denoise(self.denoiser, batch, generators, dropout=True)
+        streams = SampleStreams(batch["index"], "trial")
+        denoising = self.denoise(self.denoiser, batch, streams, dropout=True)
         return self.weighted(self.losses(self.denoiser, batch, denoising))
 
-    def generators(self, batch: NoduleBatch, *keys: int | str) -> SampleGenerators:
-        """Where a step's batch draws from; several processes draw what one would."""
-        size = len(batch["index"])
-        return SampleGenerators.of_step(size, self.global_rank, self.trainer.world_size, *keys)
-
     def denoise(
-        self, denoiser: Denoiser, batch: NoduleBatch, generators: SampleGenerators, dropout: bool
+        self, denoiser: Denoiser, batch: NoduleBatch, streams: SampleStreams, dropout: bool
     ) -> Denoising:
         """Put noise on a batch and ask the network for what training wants of it.
 
         Args:
             denoiser: the network; the one in training or the averaged one.
             batch: nodules, with cached latents or without.
-            generators: where timesteps, noise and dropout are drawn from.
+            streams: where timesteps, noise and dropout are drawn from.
             dropout: whether conditions are withheld.
         """
         latents = self._latents(batch)
@@ -204,15 +198,15 @@ class NoduleDiffusion(LightningModule):
         region = inpaint_mask(mask, self.head.margin_voxels)
         region = to_latent_mask(region, self.codec.compression)
         mean, logvar = latents["latent_mean"], latents["latent_logvar"]
-        draw = mean + torch.exp(0.5 * logvar) * generators.normal(mean)
+        draw = mean + torch.exp(0.5 * logvar) * streams.normal(mean)
         context = self.codec.standardize(latents["context"])
         # outside the region the model meets what it will meet in synthesis
         latent = torch.where(region > 0, self.codec.standardize(draw), context)
 
-        timestep = self.process.timesteps_at(generators.uniform()).to(mask.device)
-        noise = generators.normal(latent)
+        timestep = self.process.timesteps_at(streams.uniform())
+        noise = streams.normal(latent)
         x_t = self.process.add_noise(latent, noise, timestep)
-        withheld = self.head.withhold(generators, mask.device) if dropout else None
+        withheld = self.head.withhold(streams) if dropout else None
         conditioning = denoiser.condition(batch, Surroundings(context, region), withheld)
         output = denoiser(x_t, timestep, conditioning)
         return Denoising(latent, noise, timestep, x_t, region, conditioning, output)
@@ -300,16 +294,13 @@ class NoduleDiffusion(LightningModule):
         """
         return self.sample(self.synthesizer.with_histograms(batch))
 
-    def evaluation_generators(self, batch: NoduleBatch) -> SampleGenerators:
+    def evaluation_streams(self, batch: NoduleBatch) -> SampleStreams:
         """Where validation draws from: for each nodule the same in every epoch."""
-        return SampleGenerators(
-            [("evaluate", self.seed, index) for index in batch["index"].tolist()]
-        )
+        return SampleStreams(batch["index"], "evaluate", self.seed)
 
     def _evaluate(self, batch: NoduleBatch, split: str) -> None:
-        generators = self.evaluation_generators(batch)
         network = cast(Denoiser, self.ema.module)
-        denoising = self.denoise(network, batch, generators, dropout=False)
+        denoising = self.denoise(network, batch, self.evaluation_streams(batch), dropout=False)
         losses = self.losses(network, batch, denoising)
         named = {f"{split}/{name}": value for name, value in losses.items()}
         self.log_dict(named, batch_size=len(batch["index"]), sync_dist=True)

@@ -50,7 +50,7 @@ class NoduleSegmenter(DownstreamModule):
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """Dice and cross-entropy."""
         loss: Tensor = self.loss(self(batch["image"]).float(), batch["mask"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: NoduleBatch, batch_idx: int) -> None:

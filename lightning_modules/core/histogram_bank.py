@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from datamodules.batch import SUBTYPES, NoduleBatch
 from datamodules.patients import patient_key
 from lightning_modules.core.inpainting import dilate
-from lightning_modules.core.randomness import generator
+from lightning_modules.core.randomness import SampleStreams
 
 NEAREST = 5
 """Of so many nodules that are most alike one is drawn."""
@@ -162,17 +162,13 @@ class HistogramBank(nn.Module):
             ValueError: If the bank holds no nodule of a subtype.
         """
         rows = []
-        for row, (code, number) in enumerate(
-            zip(wanted.subtypes.tolist(), wanted.numbers.tolist(), strict=True)
-        ):
+        chances = SampleStreams(wanted.numbers, "library", seed).uniform().tolist()
+        for row, (code, chance) in enumerate(zip(wanted.subtypes.tolist(), chances, strict=True)):
             candidates = self._candidates(code, wanted.patients[row])
             distance = self._distance(candidates, wanted, row)
             nearest = candidates[distance.argsort(stable=True)[:NEAREST]]
-            stream = generator("library", seed, number)
-            rows.append(
-                self.histograms[nearest[torch.randint(len(nearest), (1,), generator=stream)]]
-            )
-        return torch.cat(rows).to(wanted.subtypes.device)
+            rows.append(self.histograms[nearest[int(chance * len(nearest))]])
+        return torch.stack(rows).to(wanted.subtypes.device)
 
     def _candidates(self, code: int, patient: str) -> Tensor:
         """Positions of the nodules of a subtype, of other patients if there are such."""

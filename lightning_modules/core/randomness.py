@@ -1,60 +1,79 @@
 """Random numbers that depend on what they are for, not on when or where they are drawn."""
 
 import hashlib
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
 
+GAMMA, FIRST, SECOND = (
+    constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+"""Constants of SplitMix64, as int64."""
+
+
+def key(*keys: int | str) -> int:
+    """63 bits that depend on `keys` alone, the same on every machine."""
+    digest = hashlib.sha256(repr(keys).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
 
 def generator(*keys: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on `keys` alone.
+    """A CPU generator whose stream depends on `keys` alone, for what takes no other numbers."""
+    return torch.Generator().manual_seed(key(*keys))
 
-    Training draws from generators keyed by seed, epoch, batch and place: a resumed run continues
-    bit for bit, with no generator state to save.
+
+def mix(word: Tensor) -> Tensor:
+    """The output of SplitMix64 (Steele, Lea and Flood 2014) at a state, both int64.
+
+    A generator that begins at s gives mix(s + n * GAMMA) as its n-th number, n = 1, 2, ...: each
+    number is there at once, without those before it.
     """
-    digest = hashlib.sha256(repr(keys).encode()).digest()
-    # manual_seed takes 63 bits
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    word = (word ^ _shifted(word, 30)) * FIRST
+    word = (word ^ _shifted(word, 27)) * SECOND
+    return word ^ _shifted(word, 31)
 
 
-def sample_noise(index: Tensor, shape: Sequence[int], seed: int) -> Tensor:
-    """Standard normal noise for each sample, `(B, *shape)`.
-
-    It depends on the seed and the sample's index alone, not on the batch, the rank or the device.
-
-    Args:
-        index: `(B,)` numbers of the samples.
-        shape: shape of one sample.
-        seed: the sampling seed.
-    """
-    noise = [torch.randn(shape, generator=generator("noise", seed, i)) for i in index.tolist()]
-    return torch.stack(noise).to(index.device)
+def _shifted(word: Tensor, bits: int) -> Tensor:
+    """Shifted to the right as an unsigned number."""
+    return (word >> bits) & ((1 << (64 - bits)) - 1)
 
 
-class SampleGenerators:
+class SampleStreams:
     """A stream of random numbers for each sample of a batch.
 
-    What a sample draws does not depend on which other samples share its batch or its process:
-    training on several processes is training on one with the same global batch.
+    What a sample draws depends on the keys and its number alone, not on the other samples of its
+    batch, on the process or the device (but for rounding of logarithms and cosines). The numbers
+    are computed where the samples' numbers are, all samples at once and with nothing read back.
 
     Args:
-        keys: of each sample.
+        numbers: `(B,)` int64; of each sample, 0 or more.
+        keys: what the numbers are for, and the seed.
     """
 
-    def __init__(self, keys: Sequence[tuple[int | str, ...]]) -> None:
-        self.generators = [generator(*each) for each in keys]
+    def __init__(self, numbers: Tensor, *keys: int | str) -> None:
+        self.states = mix(key(*keys) + (numbers + 1) * GAMMA)
+        self.taken = 0
 
-    @classmethod
-    def of_step(cls, size: int, rank: int, world_size: int, *keys: int | str) -> "SampleGenerators":
-        """SampleGenerators of a training step, in which process `rank` has every n-th sample."""
-        return cls([(*keys, place) for place in range(rank, size * world_size, world_size)])
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers of the shape `(B, ...)` and on the device of `like`."""
-        drawn = [torch.randn(like.shape[1:], generator=stream) for stream in self.generators]
-        return torch.stack(drawn).to(like)
+    def words(self, count: int) -> Tensor:
+        """The next int64 words of each stream, all bits random, `(B, count)`."""
+        places = torch.arange(self.taken, self.taken + count, device=self.states.device)
+        self.taken += count
+        return mix(self.states[:, None] + (places + 1) * GAMMA)
 
     def uniform(self) -> Tensor:
-        """Numbers uniform in [0, 1), `(B,)` on the CPU."""
-        return torch.cat([torch.rand(1, generator=stream) for stream in self.generators])
+        """Numbers uniform in [0, 1), `(B,)` float32."""
+        return _shifted(self.words(1)[:, 0], 40).float() * 2**-24
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape `(B, ...)` and type of `like`.
+
+        Each word gives two (Box and Muller 1958).
+        """
+        count = math.prod(like.shape[1:])
+        words = self.words((count + 1) // 2)
+        # in (0, 1]: the smallest word gives 6.8 standard deviations
+        radius = ((_shifted(words, 32).float() + 0.5) * 2**-32).log_().mul_(-2).sqrt_()
+        angle = (words & 0xFFFFFFFF).float() * (2 * math.pi * 2**-32)
+        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+        return pairs[:, :count].reshape(like.shape).to(like)

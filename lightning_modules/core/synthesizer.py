@@ -27,7 +27,7 @@ from lightning_modules.core.inpainting import (
 )
 from lightning_modules.core.merging import Weighted
 from lightning_modules.core.process import Adjust, DiffusionProcess
-from lightning_modules.core.randomness import generator, sample_noise
+from lightning_modules.core.randomness import SampleStreams, generator
 from lightning_modules.core.sampling import Guidance, SamplingConfig, guided
 
 GUIDED_FROM = 0.5
@@ -168,7 +168,7 @@ class Synthesizer:
             guided(self.network, branches),
             context,
             latent_region,
-            sample_noise(batch["index"], context.shape[1:], seed),
+            SampleStreams(batch["index"], "noise", seed).normal(context),
             max(settings.evaluations // len(branches), 1),
             settings.solver,
             [generator("solver", seed, index) for index in batch["index"].tolist()],

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.core.conditioning import Conditioner
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.regularizer import Regularizer
 from lightning_modules.core.window import IntensityWindow
 
@@ -54,22 +53,20 @@ class ModalityHead(nn.Module):
         self.joint_dropout = joint_dropout
         self.margin_voxels, self.histogram_bins = margin_voxels, histogram_bins
 
-    def withhold(self, generators: SampleGenerators, device: torch.device) -> dict[str, Tensor]:
+    def withhold(self, streams: SampleStreams) -> dict[str, Tensor]:
         """Which conditions are withheld in a training step: each alone, or all guided together.
 
         Args:
-            generators: where it is drawn from, one for each of `B` samples.
-            device: of what is returned.
+            streams: where it is drawn from, one for each of `B` samples.
 
         Returns:
             For each conditioner `(B,)` boolean.
         """
-        together = generators.uniform() < self.joint_dropout
+        together = streams.uniform() < self.joint_dropout
         withheld = {}
         for name, conditioner in self.conditioners.items():
-            alone = generators.uniform() < conditioner.dropout
-            where = alone | together if conditioner.guided else alone
-            withheld[name] = where.to(device)
+            alone = streams.uniform() < conditioner.dropout
+            withheld[name] = alone | together if conditioner.guided else alone
         return withheld
 
     def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,6 @@ from lightning import LightningModule, Trainer
 from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Roi
 from datamodules.dataset import NoduleDataset
-from datamodules.sampler import SubtypeSampler
 
 
 class BallModule(NoduleDataModule):
@@ -27,11 +26,12 @@ class BallModule(NoduleDataModule):
 
 
 def test_loaders() -> None:
-    module = BallModule(batch_size=2, augmented_copies=2, balance=False)
+    module = BallModule(batch_size=2, augmented_copies=2, balance=False, batches_per_epoch=3)
     module.setup("fit")
     train = list(module.train_dataloader())
-    assert [batch["image"].shape for batch in train] == [(2, 1, 12, 12, 12)] * 2
+    assert [batch["image"].shape for batch in train] == [(2, 1, 12, 12, 12)] * 3
     assert all(len(batch["name"]) == 2 for batch in train)
+    assert [batch["draw"].tolist() for batch in train] == [[0, 1], [2, 3], [4, 5]]
     val = list(module.val_dataloader())
     assert torch.cat([batch["index"] for batch in val]).tolist() == [0, 1, 2]
     assert val[0]["attributes"]["diameter_mm"].shape == (2,)
@@ -42,19 +42,26 @@ def test_loaders() -> None:
 def test_workers_change_nothing() -> None:
     batches = []
     for workers in (0, 1):
-        module = BallModule(batch_size=2, augmented_copies=3, num_workers=workers, seed=3)
+        module = BallModule(
+            batch_size=2, augmented_copies=3, num_workers=workers, seed=3, batches_per_epoch=4
+        )
         module.setup()
-        loader = module.train_dataloader()
-        loader.sampler.set_epoch(2)  # type: ignore[attr-defined]
-        batches.append(list(loader))
+        batches.append(list(module.train_dataloader()))
     for first, second in zip(*batches, strict=True):
         assert_same(first, second)
 
 
-def test_a_batch_needs_enough_nodules() -> None:
-    module = BallModule(batch_size=6)
+@pytest.mark.parametrize("balance", [True, False])
+def test_a_batch_may_be_larger_than_the_data_but_there_must_be_a_nodule(balance: bool) -> None:
+    module = BallModule(batch_size=13, balance=balance, batches_per_epoch=2)
     module.setup()
-    with pytest.raises(ValueError, match=r"5 nodule.*lower batch_size"):
+    items = torch.cat([batch["index"] for batch in module.train_dataloader()])
+    assert len(items) == 26
+    if not balance:
+        for start in range(0, 25, 5):
+            assert sorted(items[start : start + 5].tolist()) == [0, 1, 2, 3, 4]
+    module.datasets["train"] = balls([], (12, 12, 12), 1, 0)
+    with pytest.raises(ValueError, match=r"no nodule \(train\): give more data"):
         module.train_dataloader()
 
 
@@ -88,13 +95,10 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.seen: list[list[int]] = []
-
-    def on_train_epoch_start(self) -> None:
-        self.seen.append([])
+        self.seen: list[tuple[int, int]] = []
 
     def training_step(self, batch: NoduleBatch) -> torch.Tensor:
-        self.seen[-1] += batch["index"].tolist()
+        self.seen += zip(batch["draw"].tolist(), batch["index"].tolist(), strict=True)
         loss: torch.Tensor = self.layer(batch["image"].mean().reshape(1, 1)).sum()
         return loss
 
@@ -102,37 +106,78 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def test_lightning_sets_the_epoch_and_refuses_to_resume_on_other_data(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-        "default_root_dir": tmp_path,
-    }
-    recorder, data = Recorder(), BallModule(batch_size=5, augmented_copies=2, seed=3)
-    trainer = Trainer(max_epochs=3, **settings)
-    trainer.fit(recorder, data)
-    sampler = SubtypeSampler([0, 0, 0, 1, 2], 2, True, seed=3)
-    for epoch, seen in enumerate(recorder.seen):
-        sampler.set_epoch(epoch)
-        assert seen == list(sampler)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again = Recorder()
-    Trainer(max_epochs=4, **settings).fit(
-        again,
-        BallModule(batch_size=5, augmented_copies=2, seed=3),
-        ckpt_path=str(tmp_path / "last.ckpt"),
+def train(root: Path, data: BallModule, ckpt: Path | None = None, **settings: Any) -> Recorder:
+    """Fit, save, and return what was seen."""
+    recorder = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        default_root_dir=root,
+        **settings,
     )
-    sampler.set_epoch(3)
-    assert again.seen == [list(sampler)]
-    other = BallModule(batch_size=5, augmented_copies=2, seed=4)
-    with pytest.raises(ValueError, match="resume with the same files"):
-        Trainer(max_epochs=4, **settings).fit(
-            Recorder(), other, ckpt_path=str(tmp_path / "last.ckpt")
+    trainer.fit(recorder, data, ckpt_path=ckpt)
+    trainer.save_checkpoint(root / "last.ckpt")
+    return recorder
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(0, 1.0), (1, 1.0), (0, 2)])
+def test_training_goes_on_behind_the_nodules_that_it_had(
+    workers: int, limit: float, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, at its end and over several, with batches of other sizes."""
+    settings: dict[str, Any] = {"augmented_copies": 2, "seed": 3, "num_workers": workers}
+    settings |= {"batches_per_epoch": 3}
+    seen, last = [], None
+    for steps, batch_size in ((1, 2), (3, 5), (5, 1), (6, 4), (12, 3)):
+        data = BallModule(batch_size=batch_size, **settings)
+        recorder = train(tmp_path, data, last, max_steps=steps, limit_train_batches=limit)
+        seen += recorder.seen
+        last = tmp_path / "last.ckpt"
+        assert data.consumed == len(seen)
+    assert [draw for draw, _ in seen] == list(range(2 + 10 + 2 + 4 + 18))
+    straight = train(tmp_path, BallModule(batch_size=36, **settings), max_steps=1)
+    assert straight.seen == seen
+
+
+def test_training_goes_on_behind_the_nodules_of_two_processes(tmp_path: Path) -> None:
+    """Three batches of 2 on each of two, saved as the first process does, then on one."""
+    data = BallModule(batch_size=2)
+    data.setup()
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    drawn = set()
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            world_size=2, global_rank=rank, fit_loop=loop
         )
+        batches = iter(data.train_dataloader())
+        drawn |= {draw for _ in range(3) for draw in next(batches)["draw"].tolist()}
+    progress.total.processed = 3
+    state = data.state_dict()
+    last = train(tmp_path, BallModule(batch_size=4), max_steps=3)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["BallModule"] == state  # one process with batches of 4 had the same
+    last = train(tmp_path, BallModule(batch_size=16), tmp_path / "last.ckpt", max_steps=4)
+    assert drawn == set(range(12))
+    assert [draw for draw, _ in last.seen] == list(range(12, 28))
+
+
+def test_lightning_may_take_an_order_of_its_own(tmp_path: Path) -> None:
+    data = BallModule(batch_size=2, balance=False)
+    with pytest.warns(UserWarning, match="overfit"):
+        recorder = train(tmp_path, data, max_epochs=2, overfit_batches=2)
+    assert recorder.seen == [(n, n) for n in range(4)] * 2
+
+
+def test_lightning_refuses_to_resume_on_other_data(tmp_path: Path) -> None:
+    train(tmp_path, BallModule(seed=3, augmented_copies=2), max_steps=1)
+    other = BallModule(seed=4, augmented_copies=2)
+    with pytest.raises(ValueError, match="resume with the same files"):
+        train(tmp_path, other, tmp_path / "last.ckpt", max_steps=2)
 
 
 def test_fingerprint_and_checkpoint() -> None:

@@ -39,7 +39,7 @@ def make_data(tmp_path: Path, write_store: Callable[..., Path]) -> Callable[...,
         if not root.exists():
             write_store(root, spatial_dims)
         settings = {"roi": Roi((16,) * spatial_dims), "batch_size": 4, **settings}
-        settings = {"cache_dir": tmp_path / "cache", **settings}
+        settings = {"cache_dir": tmp_path / "cache", "batches_per_epoch": 5, **settings}
         return LIDCDataModule(root, fractions=(0.6, 0.2, 0.2), **settings)
 
     return make

@@ -16,7 +16,7 @@ from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.checkpoints import load_codec
 from lightning_modules.core.denoiser import Denoising
 from lightning_modules.core.inpainting import dilate
-from lightning_modules.core.randomness import SampleGenerators
+from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.diffusion import NoduleDiffusion
 
@@ -206,8 +206,8 @@ def test_no_parameter_is_ever_unused(
     for rate in (0.0, 0.999999):
         model.zero_grad()
         model.head.joint_dropout = rate
-        generators = SampleGenerators([("test", sample) for sample in range(3)])
-        denoising = model.denoise(model.denoiser, batch, generators, dropout=True)
+        streams = SampleStreams(batch["index"], "test")
+        denoising = model.denoise(model.denoiser, batch, streams, dropout=True)
         losses = model.losses(model.denoiser, batch, denoising)
         sum(losses.values()).backward()
         unused = [n for n, p in model.denoiser.named_parameters() if p.grad is None]
@@ -251,8 +251,8 @@ def cached(model: NoduleDiffusion, batch: NoduleBatch) -> NoduleBatch:
 
 
 def denoised(model: NoduleDiffusion, batch: NoduleBatch) -> Denoising:
-    generators = SampleGenerators([("test", place) for place in range(len(batch["index"]))])
-    return model.denoise(model.denoiser, batch, generators, dropout=True)
+    streams = SampleStreams(batch["index"], "test")
+    return model.denoise(model.denoiser, batch, streams, dropout=True)
 
 
 @DIMENSIONS
