@@ -1,7 +1,5 @@
-"""What stops a run before it does harm, and says how to mend it."""
+"""What a run says of memory: before its first step, and when it runs out."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +7,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-
-from datamodules.io.whole_files import written_whole
 
 MEMORY_KNOBS = (
     "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "
@@ -20,10 +16,8 @@ MEMORY_KNOBS = (
 
 
 class Guards(Callback):
-    """Watches over training; every `lightning` command has it.
+    """Watches over memory in training; every `lightning` command has it.
 
-    - A loss that is not finite ends the run before it reaches the weights; the batch's nodules are
-      written to `non_finite.json`.
     - Before the first step it says how much memory the weights and one batch will take.
     - When memory does run out, it says which settings help.
     """
@@ -45,39 +39,6 @@ class Guards(Callback):
                 kept = saved_bytes(lambda: module.trial_loss(batch)) * data.batch_size // size
             told += f", about {kept / 2**20:,.0f} MiB for a batch of {data.batch_size}"
         rank_zero_info(told)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember which nodules are in the batch."""
-        parts = {"": batch} if "index" in batch else batch
-        self.nodules = {part: list(nodules["name"]) for part, nodules in parts.items()}
-
-    def on_before_backward(
-        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
-    ) -> None:
-        """Stop at a loss that is not finite.
-
-        Raises:
-            RuntimeError: If the loss is not finite.
-        """
-        if bool(torch.isfinite(loss.detach()).all()):
-            return
-        path = Path(trainer.default_root_dir) / "non_finite.json"
-        found = {
-            "step": trainer.global_step,
-            "rank": trainer.global_rank,
-            "loss": str(loss.item()),
-            "nodules": self.nodules,
-        }
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
-        message = (
-            f"The loss is {loss.item()} at step {trainer.global_step}: look at the nodules of its "
-            f"batch, listed in {path}, lower model.init_args.learning_rate, or set "
-            "trainer.gradient_clip_val. The last checkpoint is from before."
-        )
-        raise RuntimeError(message)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

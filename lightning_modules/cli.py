@@ -23,6 +23,7 @@ import callbacks
 import datamodules.modules  # what configs name
 import lightning_modules
 import noduleforge
+from callbacks.finite_losses import FiniteLosses
 from callbacks.guards import Guards
 from callbacks.processes import EndsTogether
 from datamodules.failures import one_line, refusal, told_in_one_sentence
@@ -182,7 +183,7 @@ def main(args: ArgsType = None) -> None:
                 parser_class=OneLineParser,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,
-                trainer_defaults={"callbacks": [Guards(), EndsTogether()]},
+                trainer_defaults={"callbacks": [Guards(), FiniteLosses(), EndsTogether()]},
             )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped

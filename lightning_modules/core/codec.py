@@ -89,6 +89,7 @@ class LatentCodec(nn.Module):
         unmeasured = torch.full((latent_channels,), torch.nan)
         self.register_buffer("scale_factor", unmeasured.clone())
         self.register_buffer("shift", unmeasured.clone())
+        self._checked = False
 
     @property
     def is_measured(self) -> bool:
@@ -180,7 +181,10 @@ class LatentCodec(nn.Module):
         return digest.hexdigest()
 
     def _check_measured(self) -> None:
-        if not self.is_measured:
+        if self._checked:  # looking waits for the device
+            return
+        self._checked = self.is_measured
+        if not self._checked:
             message = (
                 "The codec's scale factor has not been measured: call measure() with batches of "
                 "latents, or load a checkpoint that holds it."
