@@ -15,11 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from callbacks.distributed import gather_rows
 from datamodules.batch import SUBTYPES, NoduleBatch, Provenance, Synthesis, Synthesizes
 from datamodules.io.whole_files import written_whole
+from datamodules.progress import Progress
 from lightning_modules.core.window import IntensityWindow
 
 
@@ -240,7 +240,7 @@ class GenerationMetrics(Callback):
             num_workers=data.num_workers,
         )
         quiet = not trainer.is_global_zero
-        bar = tqdm(loader, f"{split}: {what}", leave=False, disable=quiet, unit="batch")
+        bar = Progress(loader, f"{split}: {what}", leave=False, disable=quiet, unit="batch")
         for k, batch in enumerate(bar):
             moved = trainer.strategy.batch_to_device(batch, device)
             places = torch.tensor(mine[k * size : (k + 1) * size], device=device)

@@ -1,5 +1,6 @@
 """What all data modules share: loaders over splits of nodules, and cached latents."""
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -124,25 +125,33 @@ class NoduleDataModule(LightningDataModule, ABC):
         }
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the datasets once, and say what is in them."""
+        """Build the datasets once, and say in a line what those hold that the stage uses."""
         if stage == TrainerFn.FITTING:
             self._consumed = self._batches = 0
         if self.datasets:
             return
         self.datasets = self.build()
-        first = next(iter(self.parts), None)
-        others = {f"train, {name}": part for name, part in self.parts.items() if name != first}
-        for split, dataset in {**self.datasets, **others}.items():
-            rank_zero_info(f"{split}: {self.describe(dataset)}")
+        training = {f"train {name}": part for name, part in self.parts.items()}
+        trained = training or {"train": self.datasets["train"]}
+        of_stage: dict[str | None, dict[str, NoduleDataset]] = {
+            "fit": {**trained, **{split: self.datasets[split] for split in ("val", "test")}},
+            "validate": {"val": self.datasets["val"]},
+            "test": {"test": self.datasets["test"]},
+            "predict": {"predict": self.datasets["predict"]},
+        }
+        told = of_stage.get(stage, {**trained, **self.datasets})
+        listed = "; ".join(f"{name} {self.describe(part)}" for name, part in told.items())
+        rank_zero_info(f"{'Data:':8}{listed}")
 
     def describe(self, dataset: NoduleDataset) -> str:
-        """Say how many nodules there are, and of which subtypes."""
+        """Say how many nodules there are, of how many patients, and of which subtypes."""
         counts = {
             name: dataset.subtypes.count(code)
             for code, name in [*enumerate(SUBTYPES), (UNKNOWN_SUBTYPE, "unknown")]
         }
         listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        return f"{len(dataset.subtypes)} nodules ({listed or 'none'})"
+        patients = f" of {len(dataset.patients)} patients" if dataset.subtypes else ""
+        return f"{len(dataset.subtypes)} nodules{patients} ({listed or 'none'})"
 
     @property
     def training(self) -> dict[str, NoduleDataset]:
@@ -165,6 +174,7 @@ class NoduleDataModule(LightningDataModule, ABC):
         """Put into the checkpoint what data these are, and how far training has got in them."""
         return {
             "fingerprint": self.fingerprint,
+            "seed": self.seed,
             "consumed": self.consumed,
             "batches": self._batches_so_far,
         }
@@ -173,9 +183,16 @@ class NoduleDataModule(LightningDataModule, ABC):
         """Compare the data with those that the checkpoint was trained on; go on behind it.
 
         Raises:
-            ValueError: If training is resumed on other data or splits.
+            ValueError: If training is resumed with another seed, or on other data or splits.
         """
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and state_dict["seed"] != self.seed:
+            message = (
+                f"The run was begun with the seed {state_dict['seed']}, and the config says "
+                f"{self.seed}: give --seed_everything {state_dict['seed']} to go on, or another "
+                "trainer.default_root_dir to begin anew"
+            )
+            raise ValueError(message)
         if fitting:
             self._consumed, self._batches = state_dict["consumed"], state_dict["batches"]
         if state_dict["fingerprint"] == self.fingerprint:
@@ -322,5 +339,12 @@ class NoduleDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_the_run,
             **settings,
         )
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """Let a loader's process live when its whole group is asked to stop: the run ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

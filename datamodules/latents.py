@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from datamodules.batch import NoduleBatch
 from datamodules.io.whole_files import is_another_process
+from datamodules.progress import Progress
 
 if TYPE_CHECKING:
     from datamodules.dataset import NoduleDataset
@@ -172,7 +172,7 @@ class LatentCache(Dataset[NoduleBatch]):
                     for path in temporary.glob("*.npy")
                 }
                 bar = stack.enter_context(
-                    tqdm(total=len(mine), desc="latents", unit="item", disable=rank > 0)
+                    Progress(total=len(mine), desc="latents", unit="item", disable=rank > 0)
                 )
                 places = iter(mine)
                 for batch in loader:

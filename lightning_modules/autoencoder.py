@@ -78,10 +78,10 @@ class Autoencoder(LightningModule):
 
     def on_fit_start(self) -> None:
         """Say which losses are off."""
-        if not self.perceptual:
-            rank_zero_info("The perceptual loss is off: no perceptual_weights were given.")
-        if self.adversarial_weight == 0:
-            rank_zero_info("The adversarial loss is off: adversarial_weight is 0.")
+        off = [] if self.perceptual else ["perceptual (no perceptual_weights were given)"]
+        off += [] if self.adversarial_weight else ["adversarial (adversarial_weight is 0)"]
+        if off:
+            rank_zero_info(f"Losses that are off: {', '.join(off)}")
 
     def training_step(self, batch: NoduleBatch, batch_idx: int) -> Tensor:
         """One step on images of the batch."""

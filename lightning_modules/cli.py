@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -23,15 +24,20 @@ import callbacks
 import datamodules.modules  # what configs name
 import lightning_modules
 import noduleforge
+from callbacks.checkpointing import Checkpoints
 from callbacks.finite_losses import FiniteLosses
 from callbacks.guards import Guards
+from callbacks.overview import Overview
 from callbacks.processes import EndsTogether
+from callbacks.progress import RunProgress
 from datamodules.failures import one_line, refusal, told_in_one_sentence
 from datamodules.io.whole_files import remove_leftovers
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
 from lightning_modules.event_logger import EventLogger
 from lightning_modules.precision import fast_precision
+from lightning_modules.quiet import hide_noise
+from lightning_modules.run_lock import run_locked
 
 PACKAGES = [
     Path(str(package.__file__)).parent
@@ -98,7 +104,13 @@ def check_configs(args: ArgsType) -> None:
 
 
 class NoduleForgeCLI(LightningCLI):
-    """Everything that a run writes goes to its own `trainer.default_root_dir`."""
+    """Everything that a run writes goes to its own `trainer.default_root_dir`.
+
+    Attributes:
+        until_end: what is given back when the command ends, however it ends.
+    """
+
+    until_end: ExitStack
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for all; a group for checkpoints, so that overlays can change one value."""
@@ -106,7 +118,7 @@ class NoduleForgeCLI(LightningCLI):
         for part in ("model", "data"):
             target = f"{part}.init_args.seed"
             parser.link_arguments(("seed_everything", part), target, compute_fn=one_seed)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.save_last": True,
@@ -139,16 +151,22 @@ class NoduleForgeCLI(LightningCLI):
         """Log into the run's folder unless loggers are configured; write checkpoints whole.
 
         Raises:
-            ValueError: If there is no device to run on.
+            ValueError: If there is no device to run on, or the command runs in the folder already.
         """
         settings = self.config[self.subcommand].trainer
         if str(settings.devices) == "0":
             message = "trainer.devices is 0, expected 1 or more: give their number, or auto."
             raise ValueError(message)
+        root = Path(settings.default_root_dir or "runs/unnamed")
         if not getattr(rank_zero_only, "rank", 0):  # before all writing: the others wait for it
-            remove_leftovers(Path(settings.default_root_dir or "runs/unnamed"))
+            others_write = self.until_end.enter_context(run_locked(root, str(self.subcommand)))
+            if not others_write:
+                remove_leftovers(root)
+        given = self.config_init[self.subcommand].trainer.callbacks or []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if settings.enable_progress_bar is not False and not has_bar:
+            kwargs["callbacks"] = [*given, RunProgress()]
         if settings.logger is None:
-            root = Path(settings.default_root_dir or "runs/unnamed")
             # what other commands measure does not mix with training
             table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
             kwargs["logger"] = [
@@ -172,18 +190,25 @@ def main(args: ArgsType = None) -> None:
     """
     # what collections say of what they read, once for all processes
     logging.basicConfig(format="%(message)s")
+    hide_noise()
     level = logging.ERROR if getattr(rank_zero_only, "rank", 0) else logging.INFO
     logging.getLogger(datamodules.__name__).setLevel(level)
     # kernels that are exact where they can be, as fast ones as the GPU has
     torch.set_float32_matmul_precision("high")
     try:
-        with told_in_one_sentence("error", PACKAGES, (MisconfigurationException,)):
+        with (
+            told_in_one_sentence("error", PACKAGES, (MisconfigurationException,)),
+            ExitStack() as NoduleForgeCLI.until_end,
+        ):
             NoduleForgeCLI(
                 args=args,
                 parser_class=OneLineParser,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,
-                trainer_defaults={"callbacks": [Guards(), FiniteLosses(), EndsTogether()]},
+                trainer_defaults={
+                    "callbacks": [Overview(), Guards(), FiniteLosses(), EndsTogether()],
+                    "enable_model_summary": False,  # the overview has what matters
+                },
             )
     except SIGTERMException as stopped:  # would end with status 0, as if it had finished
         raise SystemExit(128 + signal.SIGTERM) from stopped

@@ -70,15 +70,15 @@ def inspect(
     """
     import matplotlib as mpl
     import pandas as pd
-    from tqdm import tqdm
 
     from datamodules.collections.lidc import read_table
+    from datamodules.progress import Progress
 
     table = read_table(root / csv, columns, select)
     seen: list[Seen] = []
     faults: list[tuple[str, str]] = []
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
-    for row in tqdm(rows, desc="nodules", unit="nodule"):
+    for row in Progress(rows, desc="nodules", unit="nodule"):
         try:
             found = look(root, row)
         except (FileNotFoundError, ValueError) as error:

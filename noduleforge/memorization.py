@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from datamodules.batch import Roi
 from datamodules.collections import NoduleCollection
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import GENERATOR, check_generator
+from datamodules.progress import Progress
 from datamodules.splits import TRAINING_ALONE, check_fractions
 from lightning_modules.core.features import FeatureExtractor
 from noduleforge.evaluation.memorization import QUANTILE, SPACES, summarize
@@ -183,7 +183,7 @@ def find_nearest(
     if features is not None:
         embedded = embed(region(training.images, shift_voxels, roi), features, window)
     for kind, nodules in queries.items():
-        for k in tqdm(range(len(nodules.names)), desc=kind, unit="nodule"):
+        for k in Progress(range(len(nodules.names)), desc=kind, unit="nodule"):
             distances = {"voxels": by_voxels.to(nodules.images[k], nodules.masks[k])}
             if features is not None and embedded is not None:
                 flipped = region(flips_of(nodules.images[k]), 0, roi)

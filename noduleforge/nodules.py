@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.collections import NoduleSet
+from datamodules.progress import Progress
 
 
 class Nodules(NamedTuple):
@@ -42,7 +42,9 @@ def read_nodules(nodules: NoduleSet, kind: str, margin: int = 0) -> Nodules:
         message = f"There is no {kind} nodule: check the data's folder, select and fractions"
         raise ValueError(message)
     size = [2 * (n // 2 + margin) + 1 for n in nodules.roi_size]
-    patches = [nodules.read(k, size) for k in tqdm(range(len(nodules)), desc=kind, unit="nodule")]
+    patches = [
+        nodules.read(k, size) for k in Progress(range(len(nodules)), desc=kind, unit="nodule")
+    ]
     for patch in patches:
         if not patch.mask.any():
             message = f"The {kind} nodule {patch.name} has an empty mask: give nodules with masks"

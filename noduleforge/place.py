@@ -9,7 +9,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.collections.lidc import read_table
@@ -25,6 +24,7 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import written_whole
+from datamodules.progress import Progress
 from datamodules.ratings import subtype_of
 from noduleforge.known_nodules import nodules_there
 from noduleforge.random_generator import random_generator
@@ -127,7 +127,7 @@ def place(
     there = nodules_there(avoid, studies)
     rng = random_generator(seed)
     rows: list[dict[str, Any]] = []
-    for number, path in enumerate(tqdm(studies, desc="studies", unit="study")):
+    for number, path in enumerate(Progress(studies, desc="studies", unit="study")):
         study = read_study(path)
         if fault := check_hu(study.array):
             message = f"{path} {fault}"
@@ -178,7 +178,7 @@ def read_shapes(root: Path, select: str | None, diameter_mm: tuple[float, float]
     """
     table = read_table(root / "nodules.csv", None, select)
     sizes = []
-    for name in tqdm(table["mask"], desc="shapes", unit="shape"):
+    for name in Progress(table["mask"], desc="shapes", unit="shape"):
         mask = read_mask(root / name)
         solid = mask.array.ndim == 3
         sizes.append(equivalent_diameter_mm(mask.array, mask.spacing_mm) if solid else np.nan)

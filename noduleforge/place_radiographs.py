@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from tqdm import tqdm
 
 from datamodules.collections import RadiographCollection
 from datamodules.io.masks import read_mask
@@ -15,6 +14,7 @@ from datamodules.io.paths import name_of, path_from
 from datamodules.io.radiographs import lung_point, read_lungs, read_radiograph
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
+from datamodules.progress import Progress
 from datamodules.splits import Split, check_fractions, split_by_patient
 from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
 from noduleforge.random_generator import random_generator
@@ -93,7 +93,7 @@ def place_radiographs(
         for number, radiograph in enumerate(radiographs.to_dict("records"))
         for copy in range(copies)
     ]
-    for radiograph, copy in tqdm(listed, desc="radiographs", unit="radiograph"):
+    for radiograph, copy in Progress(listed, desc="radiographs", unit="radiograph"):
         drawn = _requests(
             radiograph,
             copy,

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.collections.radiographs import RadiographCollection
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.radiographs import lies_on_its_side, read_grey
+from datamodules.progress import Progress
 from datamodules.splits import Split, check_no_patient_crosses, split_by_patient
 from datamodules.tables import (
     check_numbers,
@@ -235,7 +235,7 @@ class ChestXray14Collection(RadiographCollection):
         """
         errors, turned = [], set()
         paths = table["path"].unique()
-        for path in tqdm(paths, "Looking at images", disable=len(paths) < 1000):
+        for path in Progress(paths, "Looking at images", disable=len(paths) < 1000):
             pixels = read_grey(path)
             if pixels.shape != (SIDE, SIDE):
                 errors.append(

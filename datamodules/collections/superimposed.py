@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datamodules.collections.lidc import read_table
 from datamodules.collections.radiographs import (
@@ -22,6 +21,7 @@ from datamodules.hounsfield import TYPICAL_LUNG_HU
 from datamodules.io.paths import name_of
 from datamodules.io.radiographs import lung_point, read_lungs
 from datamodules.io.volumes import Volume, binarize, equivalent_diameter_mm, read_volume
+from datamodules.progress import Progress
 from datamodules.ratings import CHARACTERISTICS, characteristics
 from datamodules.splits import Split, split_by_patient
 from datamodules.tables import raise_together
@@ -268,7 +268,7 @@ class SuperimposedCollection(RadiographCollection):
 
     def _large_enough(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows whose nodules have the least diameter."""
-        paths = tqdm(table["nodule_mask"], desc="diameters", unit="nodule", leave=False)
+        paths = Progress(table["nodule_mask"], desc="diameters", unit="nodule", leave=False)
         masks = (read_volume(path) for path in paths)
         sizes = [equivalent_diameter_mm(mask.array, mask.spacing_mm) for mask in masks]
         kept = table[np.array(sizes) >= self.min_diameter_mm]

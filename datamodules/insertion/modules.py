@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import SUBTYPES, NoduleBatch, Roi
@@ -28,6 +27,7 @@ from datamodules.insertion.rois import Places, Region, cut
 from datamodules.io.dicom import read_study
 from datamodules.io.same_form import check_ct, check_radiograph
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
+from datamodules.progress import Progress
 from datamodules.ratings import RATINGS
 
 
@@ -149,7 +149,7 @@ class InsertionDataModule(NoduleDataModule):
         studies, failed = by_study(rows, self.requests.parent, self.histogram_bins)
         regions: list[Region] = []
         done: list[dict[str, Any]] = []
-        for asked in tqdm(studies, desc="studies", unit="study"):
+        for asked in Progress(studies, desc="studies", unit="study"):
             key, patient = study_key(asked), pseudonym(asked[0])
             if (finished := read_finished(run, key)) is not None:
                 done += finished

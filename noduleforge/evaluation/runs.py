@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from datamodules.progress import Progress
 from datamodules.tables import check_numbers, read_table
 from noduleforge.evaluation import classification, detection, segmentation
 from noduleforge.evaluation.bootstrap import REPLICATES, Estimate, mean_estimate
@@ -76,7 +76,7 @@ def measured(arms: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, Measured
     kind = tested_by(folders)
     if kind == GENERATION:
         check_generators(folders)
-    runs = {folder: READERS[kind](folder) for folder in tqdm(folders, desc="runs", unit="run")}
+    runs = {folder: READERS[kind](folder) for folder in Progress(folders, desc="runs", unit="run")}
     first = runs[folders[0]]
     for folder, run in runs.items():
         if not run.cases.equals(first.cases) or {*run.estimates} != {*first.estimates}:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.io.slices import read_slices
+from datamodules.progress import Progress
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import Contour, Drawing, read_drawings
 from noduleforge.prepare.segmentations import Segment, list_segments
@@ -42,11 +42,11 @@ def read_annotations(source: Path) -> Annotations:
     """
     found = Annotations({}, {}, {}, [])
     if not source.is_dir():
-        for scan, drawing in tqdm(read_drawings(source), "annotations", unit="outline"):
+        for scan, drawing in Progress(read_drawings(source), "annotations", unit="outline"):
             found.drawings.setdefault(scan.series_uid, []).append(drawing)
         return found
     taken: dict[str, Path] = {}
-    for path in tqdm(sorted(source.rglob("*")), "annotations", unit="file"):
+    for path in Progress(sorted(source.rglob("*")), "annotations", unit="file"):
         try:
             if path.suffix.lower() == ".xml":
                 series, drawings, small = read_xml(path)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.hounsfield import check_hu
 from datamodules.identifiers import check_readings
 from datamodules.io.dicom import Series, by_series, order
 from datamodules.io.slices import Slice, read_slices
+from datamodules.progress import Progress
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.cases import Rows, file_facts, stems
@@ -119,7 +119,7 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[dict[str, str]]]:
         raise FileNotFoundError(message)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     slices, report = [], []
-    for path in tqdm(files, "headers", unit="file"):
+    for path in Progress(files, "headers", unit="file"):
         try:
             slices += read_slices(path)
         except ValueError as error:

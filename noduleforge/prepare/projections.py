@@ -15,9 +15,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
 
 from datamodules.hounsfield import AIR_HU
+from datamodules.progress import Progress
 from noduleforge.prepare.outlines import Outline
 from noduleforge.prepare.wheels import BACKGROUND_PATIENT, all_outlines, chest_files
 
@@ -80,7 +80,7 @@ def _write(ct: Path, labels: Path, own: Iterable[Outline], out: Path) -> int:
     for folder in ("radiographs", "lungs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     rows = []
-    for angle in tqdm(ANGLES_DEG, "projections"):
+    for angle in Progress(ANGLES_DEG, "projections"):
         radiograph = _project(water, angle, spacing, "sum")
         radiograph = np.clip(radiograph / np.percentile(radiograph, 99), 0, 1)
         reach = round(CLEARANCE_MM / SPACING_MM)

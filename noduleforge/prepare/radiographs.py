@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.collections.chestxray14 import SIDE, read_boxes, read_entries
 from datamodules.collections.jsrt import JSRTCollection, read_table
 from datamodules.io.radiographs import lies_on_its_side, read_grey, read_img
 from datamodules.io.whole_files import written_whole
+from datamodules.progress import Progress
 from noduleforge.prepare.processes import processes
 from noduleforge.prepare.store import print_report, row, write_table
 
@@ -145,7 +145,7 @@ def _write(
 
 
 def _look_at_all(paths: Sequence[Path], workers: int) -> list[dict[str, Any]]:
-    bar = tqdm(total=len(paths), desc="radiographs", unit="radiograph")
+    bar = Progress(total=len(paths), desc="radiographs", unit="radiograph")
     seen = []
     if workers == 1:
         for path in paths:

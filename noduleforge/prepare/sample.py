@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
 
+from datamodules.progress import Progress
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import Outline, resampled_occupancy
 from noduleforge.prepare.painting import LIMITS_HU, paint_nodule
@@ -263,7 +263,7 @@ def _fill(
         for subtype, pool in pools.items()
     }
     rows: list[dict[str, object]] = []
-    for index in tqdm(range(number), table):
+    for index in Progress(range(number), table):
         subtype = tuple(TEXTURES)[index % len(TEXTURES)]
         outline, occupancy, begin = _place(queues[subtype], lung, table, size, spacing_mm, rng)
         window = tuple(slice(b, b + size) for b in begin)

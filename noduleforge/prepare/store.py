@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datamodules.hounsfield import AIR_HU, to_int16
 from datamodules.io.volumes import (
@@ -21,6 +20,7 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import LEFTOVER, remove_leftovers, written_whole
+from datamodules.progress import Progress
 from noduleforge.prepare.cases import Case, Records, Rows
 from noduleforge.prepare.processes import processes
 
@@ -166,7 +166,7 @@ def make_store(
     made = [records.read(case, key) for case, key in zip(cases, keys, strict=True)]
     waiting = {number: cases[number] for number, rows in enumerate(made) if rows is None}
     parts = {number: rows for number, rows in enumerate(made) if rows is not None}
-    with tqdm(total=len(cases), initial=len(parts), desc="cases", unit="case") as bar:
+    with Progress(total=len(cases), initial=len(parts), desc="cases", unit="case") as bar:
         for number, rows in _run(waiting, workers):
             parts[number] = rows
             records.write(cases[number], keys[number], rows)

