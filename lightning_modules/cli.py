@@ -13,7 +13,6 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -38,6 +37,7 @@ from lightning_modules.event_logger import EventLogger
 from lightning_modules.precision import fast_precision
 from lightning_modules.quiet import hide_noise
 from lightning_modules.run_lock import run_locked
+from lightning_modules.slurm import check_run_folder, slurm_environment, told_once
 
 PACKAGES = [
     Path(str(package.__file__)).parent
@@ -158,6 +158,8 @@ class NoduleForgeCLI(LightningCLI):
             message = "trainer.devices is 0, expected 1 or more: give their number, or auto."
             raise ValueError(message)
         root = Path(settings.default_root_dir or "runs/unnamed")
+        with told_once("SLURM_LOCALID"):
+            check_run_folder(root)
         if not getattr(rank_zero_only, "rank", 0):  # before all writing: the others wait for it
             others_write = self.until_end.enter_context(run_locked(root, str(self.subcommand)))
             if not others_write:
@@ -175,12 +177,15 @@ class NoduleForgeCLI(LightningCLI):
             ]
         if settings.precision is not None:
             kwargs["precision"] = fast_precision(str(settings.precision), str(settings.accelerator))
-        plugins = [*(settings.plugins or []), WholeCheckpointIO()]
-        if SLURMEnvironment.detect():
-            # Lightning's own way to requeue leaves a checkpoint that later runs would prefer
-            plugins.append(SLURMEnvironment(auto_requeue=False))
-        kwargs["plugins"] = plugins
-        return super().instantiate_trainer(**kwargs)
+        kwargs["plugins"] = [*(settings.plugins or []), WholeCheckpointIO()]
+        with told_once("SLURM_PROCID"):
+            environment = slurm_environment()
+            if environment is not None:
+                kwargs["plugins"].append(environment)
+            trainer = super().instantiate_trainer(**kwargs)
+            if environment is not None:  # with one device Lightning does not look
+                environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+        return trainer
 
 
 def main(args: ArgsType = None) -> None:

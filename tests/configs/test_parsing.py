@@ -126,16 +126,20 @@ def test_what_a_class_refuses_is_one_line_without_a_traceback(
 def test_nodes_and_tasks_that_do_not_match_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"NTASKS": 4, "NTASKS_PER_NODE": 4, "NNODES": 1, "JOB_NAME": "x"}
-    for name, value in {**settings, "NODEID": 0, "PROCID": 0, "LOCALID": 0}.items():
+    """One device too: Lightning would train twice into one folder."""
+    step = {"STEP_ID": 0, "STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 1, "STEP_TASKS_PER_NODE": 2}
+    job = {"JOB_ID": 1, "JOB_NAME": "x", "NTASKS": 2, "NTASKS_PER_NODE": 2, "NODEID": 0}
+    for name, value in {**job, **step, "PROCID": 0, "LOCALID": 0}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     config = ["--config", str(CONFIGS / "ct/diffusion.yaml"), "--trainer.accelerator", "cpu"]
-    config += ["--trainer.default_root_dir", str(tmp_path), "--trainer.devices", "2"]
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *config])
-    assert ended.value.code == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r"error: .*`devices=2` .* `--ntasks-per-node=4` does not match", told)
+    config += ["--trainer.default_root_dir", str(tmp_path), "--trainer.devices"]
+    for devices in ("1", "3"):
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *config, devices])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        expected = r"error: srun has started 2 task\(s\) .* trainer.devices is " + devices
+        assert re.match(expected, told)
 
 
 def seeds(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
