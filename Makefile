@@ -14,7 +14,7 @@ COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/qui
 ARMS := conditioning_only histogram_unconditioned neither
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-cxr ablations test test-fast faults lint mutants types bench clean
+.PHONY: help install quickstart quickstart-cxr ablations test test-fast slurm faults lint mutants types bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,10 +61,13 @@ ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded s
 	@echo "See runs/ablations/comparison.md, comparison.png and pictures.png"
 
 test: $(INSTALLED) ## run the test suite, with a part of the faulty inputs
-	$(BIN)/python -m pytest -n auto -m 'not faults'
+	$(BIN)/python -m pytest -n auto -m 'not faults and not slurm'
 
 test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
-	$(BIN)/python -m pytest -n auto -m 'not slow and not faults'
+	$(BIN)/python -m pytest -n auto -m 'not slow and not faults and not slurm'
+
+slurm: $(INSTALLED) ## run the job scripts on a real SLURM, which it starts on loopback (Debian: slurmctld slurmd slurm-client munge)
+	$(BIN)/python -m pytest --durations=0 tests/slurm
 
 faults: $(INSTALLED) ## give every command all faulty inputs, and print what became of them; takes a quarter of an hour
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/faults

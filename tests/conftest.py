@@ -120,7 +120,7 @@ def _write_store(root: Path, spatial_dims: int, side: int = 20, patients: int = 
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_store() -> Callable[..., Path]:
     """The function that writes a store into a folder."""
     return _write_store

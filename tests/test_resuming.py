@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from same import same
 
 pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
@@ -126,23 +127,6 @@ def _run(words: list[str]) -> int:
     if ended.returncode > 0:
         sys.stderr.write(ended.stderr.decode()[-3000:])
     return ended.returncode
-
-
-def same(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two checkpoints differ."""
-    if isinstance(one, dict):
-        if set(one) != set(other):
-            return [f"{path}: {set(one) ^ set(other)}"]
-        return [w for key in one for w in same(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, list | tuple):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [where for k, (a, b) in pairs for where in same(a, b, f"{path}/{k}")]
-    if torch.is_tensor(one):
-        # what the autoencoder has not measured is not a number
-        equal = torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    else:
-        equal = one == other
-    return [] if equal else [path]
 
 
 @pytest.fixture

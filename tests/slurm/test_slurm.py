@@ -1,0 +1,236 @@
+"""The job scripts on a real SLURM: what takes a job's nodes changes nothing of what it trains."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from same import same
+from slurm_cluster import CPUS, PACKAGES, Cluster, missing
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
+UNET = {"channels": [8, 16], "attention": [False, True], "head_channels": 8, "norm_num_groups": 8}
+UNET |= {"num_res_blocks": 1, "token_dim": 8, "embedding_dim": 8, "checkpointing": False}
+DATA = {"select": None, "batch_size": 2, "num_workers": 0, "augmented_copies": 1, "cache_dir": None}
+TRAINER = {
+    "accelerator": "cpu",
+    "precision": 32,
+    "max_steps": STEPS,
+    "log_every_n_steps": 1,
+    "callbacks": [{"class_path": "held.Held"}],
+}
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+AUTOENCODER = Path("runs/ct-large/autoencoder")
+
+
+class Site(Cluster):
+    """A cluster, and a folder on it with the configs, data and runs of small models."""
+
+    def __init__(self, folder: Path, write_store: Callable[..., Path]) -> None:
+        super().__init__(folder)
+        self.home = folder / "home"
+        self.home.mkdir()
+        (self.home / "configs").symlink_to(ROOT / "configs")
+        write_store(self.home / "data/lidc", 3)
+        small = {"codec": CODEC, "roi": {"size": 16, "spacing_mm": 1.0}}
+        for name, model in {"autoencoder": small, "arm": small | {"unet": UNET}}.items():
+            overlay = {
+                "model": {"init_args": model},
+                "data": {"init_args": DATA},
+                "trainer": TRAINER,
+                "checkpoint": {"every_n_train_steps": 2},
+            }
+            (self.home / f"{name}.yaml").write_text(yaml.safe_dump(overlay))
+        self.environment |= {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), self.environment["PATH"]]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")]),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def submit(self, *words: str, tasks: int = 2) -> str:
+        """Submit a job of so many tasks; its number."""
+        size = [f"--ntasks-per-node={tasks}", f"--gpus-per-node={tasks}", "--cpus-per-task=1"]
+        return self.call("sbatch", "--parsable", *size, *words, cwd=self.home).strip()
+
+    def train(self, run: Path, hold: int | None = None) -> str:
+        """Submit an autoencoder on two tasks, to be trained in the folder `run`."""
+        if hold is not None:
+            self.hold(run, hold)
+        words = ["--config", "autoencoder.yaml", "--trainer.default_root_dir", str(run)]
+        return self.submit("configs/slurm/autoencoder.sbatch", *words)
+
+    def hold(self, run: Path, step: int) -> None:
+        """Let a run wait after a step."""
+        (self.home / run).mkdir(parents=True, exist_ok=True)
+        (self.home / run / f"hold-{step}").touch()
+
+    def held(self, run: Path, step: int, tasks: int = 2) -> None:
+        """Wait until all tasks of a run wait."""
+        waits = [self.home / run / f"waits-{step}-{rank}" for rank in range(tasks)]
+        self.wait_for(lambda: all(path.exists() for path in waits), f"{run} waits after {step}")
+
+    def ends(self, job: str, state: str) -> None:
+        """Wait until a job has ended, and see that it has in this state."""
+        ended = lambda: self.field(job, "JobState") in ENDED  # noqa: E731
+        self.wait_for(ended, f"job {job} has ended")
+        assert self.field(job, "JobState") == state, self.output(job)
+
+    def comes_back(self, job: str, restarts: int) -> None:
+        """Wait until a job has been put back into the queue so many times."""
+        again = lambda: self.field(job, "Restarts") == str(restarts)  # noqa: E731
+        self.wait_for(again, f"{job} has come back {restarts} times")
+
+    def preempt(self) -> None:
+        """Take all CPUs for a moment, for what comes before."""
+        self.call("srun", "--partition=urgent", f"--ntasks={CPUS}", "true")
+
+    def weights(self, run: Path) -> dict[str, Any]:
+        """What a run that has ended has come to."""
+        path = self.home / run / "checkpoints/last.ckpt"
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+        assert checkpoint["global_step"] == STEPS
+        parts = ("state_dict", "optimizer_states", "lr_schedulers", "noduleforge")
+        return {part: checkpoint[part] for part in parts}
+
+    def output(self, job: str) -> str:
+        """What a job has written."""
+        return (self.home / f"slurm-{job}.out").read_text()
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Path]
+) -> Iterator[Site]:
+    if absent := missing():
+        pytest.fail(f"There is no {', '.join(absent)}. On Debian: apt-get install {PACKAGES}")
+    site = Site.__new__(Site)
+    try:
+        site.__init__(tmp_path_factory.mktemp("slurm"), write_store)  # type: ignore[misc]
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.fixture(scope="module")
+def straight(site: Site) -> dict[str, Any]:
+    """The autoencoder on two tasks, never stopped."""
+    site.ends(site.train(AUTOENCODER), "COMPLETED")
+    return site.weights(AUTOENCODER)
+
+
+def test_a_job_comes_back_from_what_takes_its_nodes(site: Site, straight: dict[str, Any]) -> None:
+    """The time limit, a requeue by hand, preemption, a node that goes down: one after another.
+
+    What waits for its end goes on waiting.
+    """
+    run = Path("runs/stopped")
+    node = site.call("sinfo", "-ho", "%n").strip()
+
+    def time_limit() -> None:
+        # the signal is sent two minutes before: at once
+        hours, minutes, _ = map(int, site.field(job, "RunTime").split(":"))
+        limit = 60 * hours + minutes + 2
+        site.call("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+
+    def requeue() -> None:
+        site.call("scontrol", "requeue", job)
+
+    def node_down() -> None:
+        site.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        site.comes_back(job, len(events))
+        site.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+    events = [time_limit, requeue, site.preempt, node_down]
+    for number in range(len(events)):
+        site.hold(run, 1 + 2 * number)
+    job = site.train(run)
+    next_job = site.submit(f"--dependency=afterok:{job}", "--wrap=true", tasks=1)
+    for number, event in enumerate(events):
+        site.held(run, 1 + 2 * number)
+        event()
+        site.comes_back(job, number + 1)
+        (site.home / run / f"hold-{1 + 2 * number}").unlink()
+        assert site.field(next_job, "JobState") == "PENDING"
+    site.ends(job, "COMPLETED")
+    site.ends(next_job, "COMPLETED")
+    assert same(straight, site.weights(run)) == []
+
+
+def test_what_is_cancelled_or_fails_stays_so_and_goes_on_when_submitted_again(
+    site: Site, straight: dict[str, Any]
+) -> None:
+    run = Path("runs/ended")
+    job = site.train(run, hold=3)
+    site.held(run, 3)
+    site.call("scancel", job)
+    site.ends(job, "CANCELLED")
+    (site.home / run / "hold-3").unlink()
+    job = site.train(run, hold=5)
+    site.held(run, 5)
+    tasks = [line.split() for line in site.call("scontrol", "listpids", f"{job}.0").splitlines()]
+    (killed,) = [int(words[0]) for words in tasks if words[-1] == "1"]
+    os.kill(killed, signal.SIGKILL)
+    site.ends(job, "FAILED")
+    (site.home / run / "hold-5").unlink()
+    site.ends(site.train(run), "COMPLETED")
+    assert same(straight, site.weights(run)) == []
+    assert site.call("squeue", "-ho", "%A").split() == []  # nothing has come back
+
+
+def test_an_array_of_two_arms_that_is_preempted_with_a_grace_time(
+    site: Site, straight: dict[str, Any]
+) -> None:
+    """Each job is of one task: they run side by side."""
+    arms = {0: Path("runs/ablations/full-0"), 3: Path("runs/ablations/neither-0")}
+    for run in arms.values():
+        site.hold(run, 3)
+    words = ["configs/slurm/ablations.sbatch", "--config", "arm.yaml"]
+    array = site.submit("--partition=graceful", "--array=0,3", *words, tasks=1)
+    jobs = [f"{array}_{number}" for number in arms]
+    for run in arms.values():
+        site.held(run, 3, tasks=1)
+    site.preempt()
+    for job, run in zip(jobs, arms.values(), strict=True):
+        site.comes_back(job, 1)
+        (site.home / run / "hold-3").unlink()
+    for job in jobs:
+        site.ends(job, "COMPLETED")
+    stopped = {number: site.weights(run) for number, run in arms.items()}
+    assert same(stopped[0]["state_dict"], stopped[3]["state_dict"])
+    for run in arms.values():
+        assert (site.home / run / "test.csv").exists()
+    (site.home / arms[3]).rename(site.home / "runs/stopped-arm")
+    site.ends(site.submit("--array=3", *words, tasks=1) + "_3", "COMPLETED")
+    assert same(site.weights(arms[3]), stopped[3]) == []
+
+
+def test_what_cannot_go_together_is_told_once(site: Site) -> None:
+    """By all tasks together, which end with status 2."""
+    fit = "lightning fit --config configs/ct/autoencoder.yaml --config autoencoder.yaml"
+    fit += " --trainer.default_root_dir runs/refused"
+    told = {
+        fit: "The job has 2 tasks, but this command was started once, without srun",
+        f"srun {fit}": "srun has started 2 task(s) on 1 node(s), but trainer.devices is 1",
+        f"srun {fit} --trainer.devices 2 --trainer.default_root_dir data/lidc/nodules.csv/run": (
+            "data/lidc/nodules.csv/run has a file in its path"
+        ),
+        "bash configs/slurm/ablations.sbatch": "does not exist: train it first",
+    }
+    jobs = {command: site.submit(f"--wrap={command}") for command in told}
+    for command, job in jobs.items():
+        site.ends(job, "FAILED")
+        assert site.field(job, "ExitCode") == "2:0", command
+        output = site.output(job)
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, output
+        assert told[command] in errors[0]
+        assert "Traceback" not in output
