@@ -140,6 +140,8 @@ def test_a_job_comes_back_from_what_takes_its_nodes(site: Site, straight: dict[s
         hours, minutes, _ = map(int, site.field(job, "RunTime").split(":"))
         limit = 60 * hours + minutes + 2
         site.call("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        site.comes_back(job, 1)
+        site.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
     def requeue() -> None:
         site.call("scontrol", "requeue", job)
@@ -189,28 +191,31 @@ def test_what_is_cancelled_or_fails_stays_so_and_goes_on_when_submitted_again(
 def test_an_array_of_two_arms_that_is_preempted_with_a_grace_time(
     site: Site, straight: dict[str, Any]
 ) -> None:
-    """Each job is of one task: they run side by side."""
+    """The jobs, of one task each, run side by side; one arm is also trained by hand."""
     arms = {0: Path("runs/ablations/full-0"), 3: Path("runs/ablations/neither-0")}
     for run in arms.values():
         site.hold(run, 3)
     words = ["configs/slurm/ablations.sbatch", "--config", "arm.yaml"]
     array = site.submit("--partition=graceful", "--array=0,3", *words, tasks=1)
-    jobs = [f"{array}_{number}" for number in arms]
     for run in arms.values():
         site.held(run, 3, tasks=1)
     site.preempt()
-    for job, run in zip(jobs, arms.values(), strict=True):
-        site.comes_back(job, 1)
+    for number, run in arms.items():
+        site.comes_back(f"{array}_{number}", 1)
         (site.home / run / "hold-3").unlink()
-    for job in jobs:
-        site.ends(job, "COMPLETED")
-    stopped = {number: site.weights(run) for number, run in arms.items()}
-    assert same(stopped[0]["state_dict"], stopped[3]["state_dict"])
+    configs = ["ct/diffusion", "ct/diffusion_large", "ablations/ct/neither", "trainer/slurm"]
+    paths = [*(f"configs/{name}.yaml" for name in configs), "arm.yaml"]
+    by_hand = f"srun lightning fit {' '.join(f'--config {path}' for path in paths)}"
+    by_hand += f" --model.init_args.autoencoder {AUTOENCODER}/checkpoints/last.ckpt"
+    by_hand += " --trainer.devices 1 --trainer.default_root_dir runs/by-hand"
+    job = site.submit(f"--wrap={by_hand}", tasks=1)
+    for ended in (job, *(f"{array}_{number}" for number in arms)):
+        site.ends(ended, "COMPLETED")
+    full, neither = (site.weights(run) for run in arms.values())
+    assert same(site.weights(Path("runs/by-hand")), neither) == []
+    assert set(full["state_dict"]) != set(neither["state_dict"])  # one has no histogram
     for run in arms.values():
         assert (site.home / run / "test.csv").exists()
-    (site.home / arms[3]).rename(site.home / "runs/stopped-arm")
-    site.ends(site.submit("--array=3", *words, tasks=1) + "_3", "COMPLETED")
-    assert same(site.weights(arms[3]), stopped[3]) == []
 
 
 def test_what_cannot_go_together_is_told_once(site: Site) -> None:
