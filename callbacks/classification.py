@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.distributed import gather_cases, gather_rows
+from callbacks.distributed import gather_cases, gather_in_order
 from datamodules.batch import Classification, NoduleBatch
 from datamodules.io.whole_files import written_whole
 from lightning_modules.core.classifier import load_classifier
@@ -147,7 +147,7 @@ class CharacteristicFidelity(Callback):
         """Load the classifier and begin a new table."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.classifier = load_classifier(self.path, data.roi.spacing_mm).to(pl_module.device)
-        self.rows: list[Any] = []
+        self.rows: list[tuple[int, dict[str, Any]]] = []
 
     def on_predict_batch_end(
         self,
@@ -160,6 +160,7 @@ class CharacteristicFidelity(Callback):
     ) -> None:
         """Synthesize the batch in every way, and classify."""
         module = cast(SynthesizesWithAdapters, pl_module)
+        first = int(batch["index"][0])
         names = self.classifier.characteristics
         for way, merging in self.mergings.items():
             for combination, strengths in self.combinations.items():
@@ -171,21 +172,25 @@ class CharacteristicFidelity(Callback):
                 said = self.classifier(image.float()).sigmoid().tolist()
                 for row, probabilities in enumerate(said):
                     self.rows += [
-                        {
-                            "name": batch["name"][row],
-                            "patient_id": batch["patient_id"][row],
-                            "merging": way,
-                            "combination": combination,
-                            "characteristic": name,
-                            "asked": int(name in strengths),
-                            "probability": probability,
-                        }
+                        (
+                            first,
+                            {
+                                "name": batch["name"][row],
+                                "patient_id": batch["patient_id"][row],
+                                "merging": way,
+                                "combination": combination,
+                                "characteristic": name,
+                                "asked": int(name in strengths),
+                                "probability": probability,
+                            },
+                        )
                         for name, probability in zip(names, probabilities, strict=True)
                     ]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, of all ranks, and print shares."""
-        table = pd.DataFrame(gather_rows(self.rows))
+        rows = gather_in_order(self.rows)
+        table = pd.DataFrame(rows)
         if not trainer.is_global_zero:
             return
         path = f"{trainer.default_root_dir}/{self.file}"

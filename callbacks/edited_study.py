@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from datamodules.pseudonyms import study_name
 
 BUILDING = ".building-"
 """Begins the name of a folder where the files of a study that is not finished are."""
+
+DRAWING = Lock()
+"""Held while a picture is drawn, as Matplotlib is not made for several threads."""
 
 Names = Literal["pseudonyms", "studies"]
 """What the files of synthetic studies are called after."""
@@ -72,6 +76,14 @@ class EditedStudy:
         self.placed: Placed = {}
         self.edits: list[tuple[dict[str, Any], tuple[float, ...]]] = []
 
+    def __enter__(self) -> Self:
+        """Begin; whatever happens, nothing half done is left behind."""
+        return self
+
+    def __exit__(self, *stopped: object) -> None:
+        """Remove what was not moved to its place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def insert(self, edit: Edit, drawn: bool) -> None:
         """Put a nodule in.
 
@@ -94,15 +106,18 @@ class EditedStudy:
         facts = f"{edit.row.get('subtype') or 'nodule'}, {edit.row['diameter_mm']:.1f} mm"
         parts = (before, self.study.array[box], mask)
         title = f"synthetic-{name}: {facts}"
-        picture = before_and_after(*parts, self.study.spacing_mm, title)
-        with written_whole(self.folder / f"pictures/synthetic-{name}.png") as path:
+        with DRAWING, written_whole(self.folder / f"pictures/synthetic-{name}.png") as path:
+            picture = before_and_after(*parts, self.study.spacing_mm, title)
             picture.savefig(path, dpi=110)
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self, failed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Write the study and its masks.
 
+        Args:
+            failed: rows of the manifest of requests that it could not fulfil.
+
         Returns:
-            The nodules' rows of the manifest.
+            All its requests' rows of the manifest.
 
         Raises:
             ValueError: If the source cannot be read again.
@@ -121,12 +136,8 @@ class EditedStudy:
             whole[box] = 0
         self._move()
         with written_whole(finished_file(self.root, self.key)) as path:
-            path.write_text(json.dumps(rows))
-        return rows
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+            path.write_text(json.dumps(rows + failed))
+        return rows + failed
 
     def _move(self) -> None:
         """Move all files to their places in the run's folder."""
@@ -135,7 +146,6 @@ class EditedStudy:
                 place = self.root / path.relative_to(self.folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, place)
-        shutil.rmtree(self.folder)
 
 
 def manifest_row(row: dict[str, Any], center: tuple[float, ...], image: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """Whole studies with their synthetic nodules, written as their sources are."""
 
 import csv
+import warnings
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.before_after import index_page
+from callbacks.distributed import gather_rows, patient_group
 from callbacks.edited_study import INSERTED, EditedStudy, Names, remove_leftovers
 from callbacks.writer import write_generator
 from datamodules.batch import NoduleBatch, Synthesis, Synthesizes
@@ -27,6 +31,9 @@ COLUMNS = (
 FAILED = "failed"
 """Status of a request that could not be fulfilled."""
 
+WAITING = 16
+"""Studies that may wait to be written before the synthesis waits for them."""
+
 UNFINISHED = "the run ended before its study was complete: run the same command again, to its end"
 
 
@@ -38,8 +45,9 @@ class StudyWriter(Callback):
     DICOM one SEG for each study; `pictures/`, each nodule before and after in three planes, and
     `index.html`, a page of them all; and `nodules.csv`, a row for each request with the reason of
     each that failed, which LIDCDataModule reads with
-    `select: status == 'inserted'`. A study is written when its last nodule is synthesized; one
-    that is written is not made again when the command is run again.
+    `select: status == 'inserted'`. A study is written when its last nodule is synthesized, by
+    threads, while the next ones are; one that is written is not written again when the command is
+    run again. On several processes each writes its own studies, and the first the manifest.
     """
 
     def __init__(self, names: Names = "pseudonyms", pictures: int = 1000) -> None:
@@ -48,8 +56,8 @@ class StudyWriter(Callback):
         Args:
             names: after `pseudonyms`, which say nothing about a study to who has not the site's
                 secret, or after the `studies`' own file names.
-            pictures: the first so many nodules of a run are drawn; to draw one takes longer than to
-                insert it.
+            pictures: the nodules of the first so many requests are drawn; to draw one takes longer
+                than to insert it.
 
         Raises:
             ValueError: If `pictures` is below 0.
@@ -60,7 +68,7 @@ class StudyWriter(Callback):
         self.names, self.pictures = names, pictures
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is one process and that the data are requests.
+        """Check that the data are requests.
 
         Raises:
             ValueError: If not.
@@ -74,23 +82,16 @@ class StudyWriter(Callback):
                 f"not {type(data).__name__}"
             )
             raise ValueError(message)
-        if trainer.world_size > 1:
-            message = (
-                f"StudyWriter runs in one process, not {trainer.world_size}: set trainer.devices "
-                "to 1, and divide the table of requests by study"
-            )
-            raise ValueError(message)
         self.plan = plan
-        self.waiting = {row["name"]: row for row in plan.waiting}
-        self.drawn = {*list(self.waiting)[: self.pictures]}
-        self.left: dict[str, list[str]] = {}
-        for name, row in self.waiting.items():
-            self.left.setdefault(row["key"], []).append(name)
-        self.open: dict[str, EditedStudy] = {}
-        self.broken: dict[str, str] = {}
-        self.rows = [*plan.done, *(failure(name, why) for name, why in plan.failed.items())]
         self.root = Path(trainer.default_root_dir)
-        remove_leftovers(self.root)
+        if trainer.is_global_zero:  # no process writes before all are set up
+            remove_leftovers(self.root)
+        self.group = patient_group()
+        self.drawn = {*plan.names[: self.pictures]}
+        self.edits: dict[str, list[Edit]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.pool = ThreadPoolExecutor(plan.threads, "write")
+        self.written: deque[Future[list[dict[str, Any]]]] = deque()
 
     def on_predict_batch_end(
         self,
@@ -101,7 +102,7 @@ class StudyWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Put what was synthesized into its study, and write the studies that are complete."""
+        """Take what was synthesized, and have the studies written that are complete."""
         synthesis: Synthesis = outputs
         change = (synthesis.image - synthesis.background).float().cpu().numpy()
         for number, name in enumerate(batch["name"]):
@@ -113,35 +114,46 @@ class StudyWriter(Callback):
             )
             mask = batch["mask"][number, 0].cpu().numpy().astype(np.uint8)
             diameter = float(batch["attributes"]["diameter_mm"][number])
-            row = {**self.waiting.pop(name), "diameter_mm": diameter}
-            self.insert(Edit({**row, "provenance": synthesis.provenance}, volume, mask))
+            row = {**self.plan.waiting.pop(name), "diameter_mm": diameter}
+            self.take(Edit({**row, "provenance": synthesis.provenance}, volume, mask))
+        while len(self.written) > WAITING:
+            self.rows += self.written.popleft().result()
 
-    def insert(self, edit: Edit) -> None:
-        """Put a nodule into its study; a study that is faulty does not stop the others."""
+    def take(self, edit: Edit) -> None:
+        """Keep a nodule until its study has all of them, and have that written."""
         key = edit.row["key"]
+        if key in self.plan.done:
+            return
+        edits = self.edits.setdefault(key, [])
+        edits.append(edit)
+        if not any(name in self.plan.waiting for name in self.plan.studies[key]):
+            self.written.append(self.pool.submit(self.write, self.edits.pop(key)))
+
+    def write(self, edits: list[Edit]) -> list[dict[str, Any]]:
+        """Write a study with its nodules; one that is faulty does not stop the others.
+
+        Returns:
+            Its requests' rows of the manifest.
+        """
+        first = edits[0].row
+        named = self.plan.studies[first["key"]]
+        failed = [failure(name, why) for name in named if (why := self.plan.failed.get(name))]
+        source, rank = self.plan.table.parent / first["study"], edits[0].change.array.ndim
         try:
-            if key not in self.open and key not in self.broken:
-                source = self.plan.table.parent / edit.row["study"]
-                rank = edit.change.array.ndim
-                self.open[key] = EditedStudy(source, edit.row, self.root, rank, self.names)
-            if key in self.open:
-                self.open[key].insert(edit, drawn=edit.row["name"] in self.drawn)
-                if edit.row["name"] == self.left[key][-1]:
-                    self.rows += self.open[key].finish()
-                    del self.open[key]
+            with EditedStudy(source, first, self.root, rank, self.names) as study:
+                for edit in edits:
+                    study.insert(edit, drawn=edit.row["name"] in self.drawn)
+                return study.finish(failed)
         except (ValueError, FileNotFoundError) as error:
-            rank_zero_warn(f"{edit.row['study']} is left out: {error}")
-            if key in self.open:
-                self.open.pop(key).discard()
-            self.broken[key] = str(error)
-            self.rows += [failure(name, str(error)) for name in self.left[key]]
+            warnings.warn(f"{first['study']} is left out: {error}", stacklevel=1)
+            return failed + [failure(edit.row["name"], str(error)) for edit in edits]
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave nothing half done behind."""
-        for study in getattr(self, "open", {}).values():
-            study.discard()
+        """Wait for the studies that are being written, and leave nothing half done behind."""
+        if hasattr(self, "pool"):
+            self.pool.shutdown(cancel_futures=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the manifest, also where nothing was left to synthesize.
@@ -149,31 +161,35 @@ class StudyWriter(Callback):
         Raises:
             ValueError: If not one nodule is in its study.
         """
-        for study in self.open.values():  # as where trainer.limit_predict_batches ends the run
-            study.discard()
-        told = {row["nodule_id"] for row in self.rows}
-        left = [name for name in self.plan.names if f"synthetic-{name}" not in told]
-        self.rows += [failure(name, UNFINISHED) for name in left]
-        order = {f"synthetic-{name}": number for number, name in enumerate(self.plan.names)}
-        self.rows.sort(key=lambda row: order[row["nodule_id"]])
+        for study in self.written:
+            self.rows += study.result()
+        self.pool.shutdown()
+        told = [failure(name, why) for name, why in self.plan.failed.items()]
+        told = [*gather_rows([*told, *self.rows], self.group), *chain(*self.plan.done.values())]
+        if not trainer.is_global_zero:
+            return
+        known = {row["nodule_id"]: row for row in told}
+        rows = [
+            known.get(f"synthetic-{name}") or failure(name, UNFINISHED) for name in self.plan.names
+        ]
         provenance = cast(Synthesizes, pl_module).provenance
         write_generator(self.root, provenance, self.plan.shape_patients)
         path = self.root / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(self.rows)
-        inserted = [row for row in self.rows if row["status"] == INSERTED]
+            writer.writerows(rows)
+        inserted = [row for row in rows if row["status"] == INSERTED]
         with written_whole(self.root / "index.html") as page:
             page.write_text(index_page(inserted, self.root))
         if not inserted:
-            first = self.rows[0]
+            first = rows[0]
             message = (
-                f"Not one of {len(self.rows)} nodules could be inserted; {path} says why of each, "
+                f"Not one of {len(rows)} nodules could be inserted; {path} says why of each, "
                 f"such as {first['nodule_id']}: {first['reason']}"
             )
             raise ValueError(message)
-        print(f"{len(inserted)} of {len(self.rows)} nodules inserted: {path}, index.html")
+        print(f"{len(inserted)} of {len(rows)} nodules inserted: {path}, index.html")
 
 
 def failure(name: str, why: str) -> dict[str, Any]:

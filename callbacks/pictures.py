@@ -7,6 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.distributed import gather_in_order
 from callbacks.planes import plane_of
 from datamodules.batch import PLANES, SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
 from datamodules.io.whole_files import written_whole
@@ -95,7 +96,7 @@ class NodulePicture(Callback):
         """Begin a new picture."""
         self.reference, self.window = "before", (0.0, 1.0)
         codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE)
-        self.chosen: dict[int, list[dict[str, Any]]] = {code: [] for code in codes}
+        self.chosen: dict[int, list[tuple[int, dict[str, Any]]]] = {code: [] for code in codes}
 
     def on_predict_batch_end(
         self,
@@ -111,27 +112,30 @@ class NodulePicture(Callback):
         self.window = synthesis.window
         if "histogram" in synthesis.request:
             self.reference = "requested"
+        items = batch["index"].tolist()
         for row, code in enumerate(batch["subtype"].tolist()):
             kept = self.chosen.get(code, [])
             if len(kept) < self.per_subtype:
-                kept.append(
-                    {
-                        "background": synthesis.background[row, 0].float().cpu().numpy(),
-                        "image": synthesis.image[row, 0].float().cpu().numpy(),
-                        "mask": batch["mask"][row, 0].cpu().numpy(),
-                        "requested": synthesis.requested_histogram[row].cpu().numpy(),
-                        "generated": synthesis.generated_histogram[row].cpu().numpy(),
-                        "centers": synthesis.bin_centers.cpu().numpy(),
-                        "diameter": float(batch["attributes"]["diameter_mm"][row]),
-                    }
-                )
+                nodule = {
+                    "background": synthesis.background[row, 0].float().cpu().numpy(),
+                    "image": synthesis.image[row, 0].float().cpu().numpy(),
+                    "mask": batch["mask"][row, 0].cpu().numpy(),
+                    "requested": synthesis.requested_histogram[row].cpu().numpy(),
+                    "generated": synthesis.generated_histogram[row].cpu().numpy(),
+                    "centers": synthesis.bin_centers.cpu().numpy(),
+                    "diameter": float(batch["attributes"]["diameter_mm"][row]),
+                }
+                kept.append((items[row], nodule))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and save."""
+        """Draw and save the first of all processes."""
+        chosen = {
+            code: gather_in_order(kept)[: self.per_subtype] for code, kept in self.chosen.items()
+        }
         if not trainer.is_global_zero:
             return
         names = {**dict(enumerate(SUBTYPES)), UNKNOWN_SUBTYPE: "nodule"}
-        rows = [(names[c], nodule) for c, kept in self.chosen.items() for nodule in kept]
+        rows = [(names[c], nodule) for c, kept in chosen.items() for nodule in kept]
         if not rows:
             return
         figure = draw_nodules(rows, self.display or self.window, self.reference)

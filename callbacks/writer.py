@@ -9,7 +9,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.distributed import gather_rows
+from callbacks.distributed import gather_in_order
 from callbacks.generation import code_version
 from datamodules.batch import (
     SUBTYPES,
@@ -61,7 +61,7 @@ class NiftiWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new table."""
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[tuple[int, dict[str, Any]]] = []
 
     def on_predict_batch_end(
         self,
@@ -94,30 +94,34 @@ class NiftiWriter(Callback):
                 )
                 path = f"{folder}/{kind}s/{nodule_id}.nii.gz"
                 write_volume(path, volume, description="synthetic nodule, noduleforge")
+            item = int(batch["index"][row])
             self.rows.append(
-                {
-                    "nodule_id": nodule_id,
-                    # the background's, so that it crosses no split when real data are added
-                    "patient_id": request["patient_id"][row],
-                    "image": f"images/{nodule_id}.nii.gz",
-                    "mask": f"masks/{nodule_id}.nii.gz",
-                    "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
-                    "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
-                    "seed": synthesis.provenance.seed,
-                    "evaluations": synthesis.provenance.evaluations,
-                    "synthetic": "true",
-                    # those of the nodule that was asked for, where they are known
-                    **{
-                        rating: f"{value:g}"
-                        for rating, values in request["attributes"].items()
-                        if rating in RATINGS and np.isfinite(value := float(values[row]))
+                (
+                    item,
+                    {
+                        "nodule_id": nodule_id,
+                        # the background's, so that it crosses no split when real data are added
+                        "patient_id": request["patient_id"][row],
+                        "image": f"images/{nodule_id}.nii.gz",
+                        "mask": f"masks/{nodule_id}.nii.gz",
+                        "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
+                        "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
+                        "seed": synthesis.provenance.seed,
+                        "evaluations": synthesis.provenance.evaluations,
+                        "synthetic": "true",
+                        # those of the nodule that was asked for, where they are known
+                        **{
+                            rating: f"{value:g}"
+                            for rating, values in request["attributes"].items()
+                            if rating in RATINGS and np.isfinite(value := float(values[row]))
+                        },
                     },
-                }
+                )
             )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, of all ranks."""
-        rows = gather_rows(self.rows)
+        rows = gather_in_order(self.rows)
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "synthetic"

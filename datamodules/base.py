@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
+from datamodules.batches_in_turn import BatchesInTurn
 from datamodules.collections.base import NoduleSet
 from datamodules.dataset import NoduleDataset
 from datamodules.digest import sha256
@@ -329,8 +330,26 @@ class NoduleDataModule(LightningDataModule, ABC):
         return self._loader(self.datasets["test"]) if len(self.datasets["test"]) else []
 
     def predict_dataloader(self) -> DataLoader[NoduleBatch] | list[Any]:
-        """Return all nodules to be synthesized in their order; an empty list if none."""
-        return self._loader(self.datasets["predict"]) if len(self.datasets["predict"]) else []
+        """Return all nodules to be synthesized in their order; an empty list if none.
+
+        On several processes the batches are those of one, and each process takes some of them.
+
+        Raises:
+            ValueError: If there are fewer batches than processes.
+        """
+        dataset, trainer = self.datasets["predict"], self.trainer
+        if not len(dataset):
+            return []
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        if world == 1:
+            return self._loader(dataset)
+        if (batches := -(-len(dataset) // self.batch_size)) < world:
+            message = (
+                f"{len(dataset)} nodules to be synthesized are {batches} batch(es) of "
+                f"{self.batch_size} for {world} processes: lower batch_size, or give fewer devices"
+            )
+            raise ValueError(message)
+        return self._loader(dataset, sampler=BatchesInTurn(dataset, self.batch_size, world, rank))
 
     def _loader(self, items: Dataset[NoduleBatch], **settings: Any) -> DataLoader[NoduleBatch]:
         return DataLoader(

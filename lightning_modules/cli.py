@@ -144,8 +144,11 @@ class NoduleForgeCLI(LightningCLI):
         self.resumed_from, settings.ckpt_path = settings.ckpt_path, None
 
     def before_instantiate_classes(self) -> None:
-        """Put the checkpoint's path back."""
-        self.config[self.subcommand].ckpt_path = self.resumed_from
+        """Put the checkpoint's path back; let no prediction be kept that callbacks have written."""
+        settings = self.config[self.subcommand]
+        settings.ckpt_path = self.resumed_from
+        if self.subcommand == "predict":
+            settings.return_predictions = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log into the run's folder unless loggers are configured; write checkpoints whole.

@@ -1,22 +1,18 @@
 """Data modules of requests to put synthetic nodules into whole studies: CT, or radiographs."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import SUBTYPES, NoduleBatch, Roi
-from datamodules.collections.base import NoduleSet, Patch
+from datamodules.batch import SUBTYPES, Roi
 from datamodules.dataset import NoduleDataset
 from datamodules.hounsfield import AIR_HU, check_hu
+from datamodules.insertion.reading import StudiesAhead
 from datamodules.insertion.requests import (
     InsertionPlan,
     by_study,
-    code_of,
     pseudonym,
     read_finished,
     read_requested_radiograph,
@@ -24,80 +20,35 @@ from datamodules.insertion.requests import (
     study_key,
 )
 from datamodules.insertion.rois import Places, Region, cut
+from datamodules.insertion.rows import histogram_of
+from datamodules.insertion.shares import Requests, parcels, shares, work_bytes
 from datamodules.io.dicom import read_study
 from datamodules.io.same_form import check_ct, check_radiograph
-from datamodules.io.volumes import Volume, equivalent_diameter_mm
-from datamodules.progress import Progress
-from datamodules.ratings import RATINGS
-
-
-class RequestedNodules(NoduleSet):
-    """The regions of all requests that can be fulfilled."""
-
-    def __init__(self, regions: Sequence[Region], roi_size: Sequence[int]) -> None:
-        """Describe the regions."""
-        codes = [code_of(region.row.get("subtype")) for region in regions]
-        super().__init__(pd.DataFrame([region.row for region in regions]), codes, roi_size)
-        self.regions = list(regions)
-
-    def facts(self) -> Iterable[str]:
-        """List the requests."""
-        yield self.table.to_json(orient="split")
-
-    def read(self, nodule: int, size: Sequence[int]) -> Patch:
-        """One region; `size` is that of the ROI."""
-        region = self.regions[nodule]
-        row, image = region.row, region.image
-        known = {name: float(row.get(name, np.nan)) for name in RATINGS}
-        known["diameter_mm"] = equivalent_diameter_mm(region.mask, image.spacing_mm)
-        whole = np.rint(image.array).astype(np.float32)
-        return Patch(
-            Volume(whole, image.spacing_mm, image.origin_mm, image.direction),
-            region.mask,
-            known,
-            row["name"],
-            row["patient_id"],
-            self.subtypes[nodule],
-        )
-
-
-class InsertionDataset(NoduleDataset):
-    """Requested nodules; an item's `index` is the request's seed."""
-
-    def __init__(self, nodules: RequestedNodules) -> None:
-        """Describe the items."""
-        super().__init__(nodules)
-        self.regions = nodules.regions
-        self.bins = max((len(region.histogram) for region in self.regions), default=0)
-
-    def __getitem__(self, index: int) -> NoduleBatch:
-        """Return one region, with the histogram that is asked for where any is."""
-        item = super().__getitem__(index)
-        region = self.regions[index]
-        item["index"] = torch.tensor(region.row["index"])
-        if self.bins:
-            item["histogram"] = torch.tensor(region.histogram or (np.nan,) * self.bins)
-        return item
+from datamodules.io.volumes import Volume
 
 
 class InsertionDataModule(NoduleDataModule):
     """Requests to put nodules into whole CT studies, for `lightning predict` alone.
 
-    What cannot be fulfilled is said in `plan`, with the reason, and does not stop the others.
-    Studies that an earlier, interrupted run in the same folder has finished are left out.
+    Studies are shared out to processes: see datamodules/insertion/shares.py. What cannot be
+    fulfilled is said in `plan`, with the reason, and does not stop the others.
 
     Attributes:
-        plan: what is to become of each request; there once `setup` has read the studies.
+        plan: what is to become of each request; complete once the loader has read the studies.
+        parcels: the requests of this process' studies, by parcel.
     """
 
     plan: InsertionPlan
+    parcels: list[list[Requests]]
     spatial_dims = 3
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
         requests: Path,
         roi: Roi | None = None,
         batch_size: int = 8,
+        threads: int = 1,
     ) -> None:
         """Describe the requests.
 
@@ -113,8 +64,17 @@ class InsertionDataModule(NoduleDataModule):
                 between; else that of a real training nodule is drawn) and LIDC ratings.
             roi: how regions are cut; null for the model's.
             batch_size: requests that are synthesized together.
+            threads: of each process that read studies while nodules are synthesized, and as many
+                that write them; each holds one study in memory.
+
+        Raises:
+            ValueError: If `batch_size` or `threads` is below 1.
         """
         super().__init__(roi, batch_size, cache_dir=None)
+        if threads < 1:
+            message = f"threads is {threads}: give at least 1, which reads studies"
+            raise ValueError(message)
+        self.threads = threads
         self.requests = requests
 
     @property
@@ -138,46 +98,82 @@ class InsertionDataModule(NoduleDataModule):
         return int(getattr(model, "histogram_bins", 0))
 
     def build(self) -> dict[str, NoduleDataset]:
-        """Read every study once and cut its regions.
+        """Check the table and plan what this process does; studies are read later, by the loader.
 
         Raises:
             FileNotFoundError: If there is no such table.
-            ValueError: If the table is faulty, or there is nothing to be done.
+            ValueError: If the table is faulty.
         """
         rows = read_requests(self.requests)
-        run = Path(self.trainer.default_root_dir if self.trainer else ".")
+        trainer: Any = self.trainer
         studies, failed = by_study(rows, self.requests.parent, self.histogram_bins)
-        regions: list[Region] = []
-        done: list[dict[str, Any]] = []
-        for asked in Progress(studies, desc="studies", unit="study"):
+        done: dict[str, list[dict[str, Any]]] = {}
+        for asked in studies:
             key, patient = study_key(asked), pseudonym(asked[0])
-            if (finished := read_finished(run, key)) is not None:
-                done += finished
-                continue
-            try:
-                study = self.read(self.requests.parent / asked[0]["study"], asked[0])
-            except (OSError, ValueError) as error:
-                failed |= dict.fromkeys([row["name"] for row in asked], str(error))
-                continue
-            places = Places(min(self.roi.shape(self.spatial_dims)) * self.roi.spacing_mm)
             for row in asked:
-                given = {**row, "key": key, "patient_id": patient}
-                try:
-                    region = self.region(study, given)
-                    places.take(region)
-                    regions.append(region)
-                except (OSError, ValueError) as error:
-                    failed[row["name"]] = str(error)
+                row |= {"key": key, "patient_id": patient}
+            if (finished := read_finished(Path(trainer.default_root_dir), key)) is not None:
+                done[key] = finished
         self.plan = InsertionPlan(
             table=self.requests,
             names=tuple(row["name"] for row in rows),
             shape_patients=tuple(one for row in rows if (one := row.get("shape_patient_id"))),
-            waiting=tuple(region.row for region in regions),
+            bins=max((len(histogram_of(row)) for asked in studies for row in asked), default=0),
+            threads=self.threads,
+            studies={asked[0]["key"]: [row["name"] for row in asked] for asked in studies},
+            done=done,
             failed=failed,
-            done=tuple(done),
         )
-        nodules = RequestedNodules(regions, self.roi.shape(self.spatial_dims))
-        return {"predict": InsertionDataset(nodules)}
+        rest = [
+            parcel
+            for parcel in parcels(studies, self.batch_size)
+            if any(study[0]["key"] not in done for study in parcel)
+        ]
+        mine = shares([work_bytes(parcel) for parcel in rest], trainer.world_size)
+        self.parcels = [rest[number] for number in mine[trainer.global_rank]]
+        count = sum(map(len, studies))
+        rank_zero_info(
+            f"predict: {count} nodules in {len(studies)} studies, of which {len(done)} are done"
+        )
+        return {}
+
+    def predict_dataloader(self) -> StudiesAhead | list[Any]:  # type: ignore[override]
+        """Return the nodules of this process' studies; an empty list if all are done."""
+        if self.plan.studies.keys() <= self.plan.done.keys():
+            return []
+        return StudiesAhead(
+            self.parcels,
+            self.read_regions,
+            self.plan,
+            self.roi.shape(self.spatial_dims),
+            self.batch_size,
+            self.threads,
+        )
+
+    def read_regions(self, asked: Requests) -> tuple[list[Region], dict[str, str]]:
+        """Read a study and cut its regions.
+
+        Args:
+            asked: its requests.
+
+        Returns:
+            The regions, and by name why other requests cannot be fulfilled.
+        """
+        try:
+            study = self.read(self.requests.parent / asked[0]["study"], asked[0])
+        except (OSError, ValueError) as error:
+            return [], dict.fromkeys([row["name"] for row in asked], str(error))
+        regions: list[Region] = []
+        failed: dict[str, str] = {}
+        places = Places(min(self.roi.shape(self.spatial_dims)) * self.roi.spacing_mm)
+        for row in asked:
+            try:
+                region = self.region(study, row)
+                places.take(region)
+                regions.append(region)
+            except (OSError, ValueError) as error:
+                failed[row["name"]] = str(error)
+        return regions, failed
 
     def read(self, path: Path, row: dict[str, Any]) -> Volume:
         """Read a whole study, a CT in HU.

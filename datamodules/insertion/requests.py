@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datamodules.io.volumes import Volume
 
 
-@dataclass(frozen=True)
+@dataclass
 class InsertionPlan:
     """What is to become of the requests of a table.
 
@@ -31,17 +31,23 @@ class InsertionPlan:
         table: the file; what requests name is relative to its folder.
         names: all requests, in the table's order.
         shape_patients: patients whose nodules' outlines are asked for.
-        waiting: rows of the requests that can be fulfilled, with the `key` of their study.
-        failed: for each request that cannot be fulfilled why, by name.
-        done: rows of the manifest of studies that an earlier run has finished.
+        bins: of the histograms that are asked for; 0 where none is.
+        threads: of each process that read studies, and as many that write them.
+        studies: the names of each study's requests, by its key.
+        done: rows of the manifest of studies that an earlier run has finished, by their keys.
+        failed: for each request that cannot be fulfilled why, by name; grows as studies are read.
+        waiting: for each that can be its row, by name; likewise.
     """
 
     table: Path
     names: tuple[str, ...]
     shape_patients: tuple[str, ...]
-    waiting: tuple[dict[str, Any], ...]
+    bins: int
+    threads: int
+    studies: dict[str, list[str]]
+    done: dict[str, list[dict[str, Any]]]
     failed: dict[str, str]
-    done: tuple[dict[str, Any], ...]
+    waiting: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def finished_file(run: Path, key: str) -> Path:
@@ -64,7 +70,8 @@ def read_finished(run: Path, key: str) -> list[dict[str, Any]] | None:
         rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
     except ValueError:  # no JSON: the file was cut short
         return None
-    there = all((run / row[kind]).exists() for row in rows for kind in ("image", "mask"))
+    files = [row[kind] for row in rows for kind in ("image", "mask") if row[kind]]
+    there = all((run / file).exists() for file in files)
     return rows if rows and there else None
 
 

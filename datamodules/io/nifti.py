@@ -68,7 +68,7 @@ def check_place(path: Path, grid: "Grid") -> None:
         ValueError: If sform and qform are declared (their codes are not 0) and disagree, or the
             one that is declared is sheared.
     """
-    header = _header(path)
+    header = read_header(path)
     if header["magic"].item() not in MAGIC:
         return
     sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
@@ -105,7 +105,7 @@ def check_place(path: Path, grid: "Grid") -> None:
 def _check_whole(path: Path, voxels: Path, size: int, changed_ns: int) -> None:
     """Check a file once, as long as it stays as it is: to unpack it takes a while."""
     del size, changed_ns
-    header = _header(path)
+    header = read_header(path)
     length = prod(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
     expected = length * int(header["bitpix"]) // 8 + int(header["vox_offset"])
     if _unpacked_bytes(voxels) < expected:
@@ -113,7 +113,12 @@ def _check_whole(path: Path, voxels: Path, size: int, changed_ns: int) -> None:
         raise ValueError(message)
 
 
-def _header(path: Path) -> "nib.Nifti1Header":
+def read_header(path: Path) -> "nib.Nifti1Header":
+    """Read the header of a file alone, unpacked if it is compressed.
+
+    Raises:
+        ValueError: If it is cut short or damaged.
+    """
     import nibabel as nib
 
     with _unpacked(_of_pair(path, "hdr")) as stream:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.io.checksums import MARK, seal
+from datamodules.io.nifti import read_header
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import WRITABLE, Volume, read_volume, write_volume
 from datamodules.io.whole_files import written_whole
@@ -104,15 +105,13 @@ def write_like(source: Path, path: Path, study: Volume, description: str) -> Non
 
 def _scaling(path: Path) -> tuple[float, float]:
     """Slope and intercept that a NIfTI file of whole numbers asks for; 1 and 0 for other files."""
-    import nibabel as nib
-
     if not path.name.lower().endswith(NIFTI):
         return 1.0, 0.0
-    image = nib.Nifti1Image.from_bytes(_content(path))
-    slope, inter = image.dataobj.slope, image.dataobj.inter
-    if not np.issubdtype(image.get_data_dtype(), np.integer):
+    header = read_header(path)
+    slope, inter = header.get_slope_inter()
+    if slope is None or not np.issubdtype(header.get_data_dtype(), np.integer):
         return 1.0, 0.0
-    return float(slope), float(inter)
+    return float(slope), float(inter or 0.0)
 
 
 def _content(path: Path) -> bytes:

@@ -243,8 +243,8 @@ def test_masks_positions_and_histograms_are_as_asked(
     assert box.sum() * np.prod(SPACING) == pytest.approx(175, rel=0.35)
     overlap = read_volume(root / table["mask"][1]).array * there
     assert overlap.sum() > 0.8 * there.sum()
-    data = asked_of(InsertionDataModule(tmp_path / "requests.csv"), Roi(32))
-    asked = [item["histogram"] for item in data.datasets["predict"]]
+    _, (batch,) = asked_of(InsertionDataModule(tmp_path / "requests.csv"), Roi(32))
+    asked = batch["histogram"]
     torch.testing.assert_close(asked[0], torch.tensor([0.25, 0.75]))
     assert asked[1].isnan().all()
 
@@ -258,7 +258,7 @@ def test_the_margin_that_must_fit_is_the_models(
     row = {"study": "scan.mha", "subtype": "solid", **at(4, 8, 140, 19)}
     pd.DataFrame([row]).to_csv(tmp_path / "requests.csv", index=False)
     data = InsertionDataModule(tmp_path / "requests.csv")
-    plan = asked_of(data, Roi(32), margin_voxels=margin_voxels).plan
+    plan, _ = asked_of(data, Roi(32), margin_voxels=margin_voxels)
     assert len(plan.waiting) == int(fits)
     assert fits or f"margin of {margin_voxels} mm" in next(iter(plan.failed.values()))
 

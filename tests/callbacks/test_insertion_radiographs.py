@@ -86,8 +86,10 @@ def test_radiographs_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     names = (path.name, "broken.dcm", "none.dcm", "colour.dcm")
     rows = [{"study": name, **where} for name in names]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
-    told = " ".join(data.plan.failed.values())
+    requested = RadiographInsertionDataModule(tmp_path / "requests.csv")
+    plan, batches = asked_of(requested, RADIOGRAPH_ROI)
+    told = " ".join(plan.failed.values())
+    assert not batches
     reasons = ("give its spacing_mm", "cannot be read as a DICOM image", "does not exist")
     for what in (*reasons, "pixels of shape (300, 260, 3)"):
         assert what in told
@@ -101,8 +103,9 @@ def test_a_pictures_spacing_may_differ_by_axis(tmp_path: Path) -> None:
         {**row, "study": f"./{path.name}", "spacing_mm": "-"},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
+    data = RadiographInsertionDataModule(tmp_path / "requests.csv")
+    plan, _ = asked_of(data, RADIOGRAPH_ROI)
     assert data.read(path, rows[0]).spacing_mm == (0.5, 0.25)
-    assert list(data.plan.failed.values()) == [
+    assert list(plan.failed.values()) == [
         "spacing_mm is '-': give a number above 0, or two, along y and x"
     ]

@@ -20,6 +20,7 @@ def test_names_that_are_paths_stay_in_the_folder(tmp_path: Path) -> None:
     batch: Any = {
         "name": names,
         "patient_id": ["p"] * count,
+        "index": torch.arange(count),
         "subtype": torch.zeros(count, dtype=torch.int64),
         "mask": box,
         "spacing_mm": torch.ones(count, 3),

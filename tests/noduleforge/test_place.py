@@ -82,9 +82,9 @@ def test_requests_keep_to_the_policy(study: Path, store: Path, tmp_path: Path) -
     assert apart.min() > 5
     assert table["shape_of"].str.startswith("n").all()
     # all of them can be fulfilled
-    data = asked_of(InsertionDataModule(tmp_path / "out/requests.csv"), Roi(32))
-    assert not data.plan.failed
-    assert len(data.datasets["predict"]) == 12
+    plan, _ = asked_of(InsertionDataModule(tmp_path / "out/requests.csv"), Roi(32))
+    assert not plan.failed
+    assert len(plan.waiting) == 12
 
 
 def test_the_same_seed_gives_the_same_requests(study: Path, store: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from insertions import RADIOGRAPH_ROI, asked_of
 from PIL import Image
 
 from datamodules.collections import ChestXray14Collection
-from datamodules.insertion.modules import InsertionDataset, RadiographInsertionDataModule
+from datamodules.insertion.modules import RadiographInsertionDataModule
 from datamodules.io.volumes import read_volume
 from datamodules.splits import split_of
 from noduleforge.cli import main
@@ -49,8 +49,10 @@ def test_requests_keep_to_a_split_and_can_be_fulfilled(
         # no wider than the largest shape, and no empty one
         area = shape.array.sum() * np.prod(shape.spacing_mm)
         assert 0 < area < np.pi / 4 * (1.5 * DIAMETER_MM[1]) ** 2
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "out/requests.csv"), RADIOGRAPH_ROI)
-    assert not data.plan.failed
+    requested = RadiographInsertionDataModule(tmp_path / "out/requests.csv")
+    plan, _ = asked_of(requested, RADIOGRAPH_ROI)
+    assert not plan.failed
+    assert len(plan.waiting) == len(table)
     # the same command draws the same
     place_radiographs(
         background_radiographs,
@@ -77,10 +79,9 @@ def test_each_copy_of_a_radiograph_has_nodules_of_its_own(
     assert table["name"].is_unique
     assert set(table.groupby("study")["copy"].agg(tuple)) == {(0, 0, 1, 1, 2, 2)}
     assert len(table.drop_duplicates(["study", "x_mm", "y_mm"])) == len(table)
-    data = asked_of(RadiographInsertionDataModule(tmp_path / "requests.csv"), RADIOGRAPH_ROI)
-    dataset = data.datasets["predict"]
-    assert isinstance(dataset, InsertionDataset)
-    keys = pd.Series([region.row["key"] for region in dataset.regions])
+    requested = RadiographInsertionDataModule(tmp_path / "requests.csv")
+    plan, _ = asked_of(requested, RADIOGRAPH_ROI)
+    keys = pd.Series([row["key"] for row in plan.waiting.values()])
     assert keys.nunique() == 3 * table["study"].nunique()  # a radiograph is written for each
 
 

@@ -9,8 +9,9 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.insertion import StudyWriter
-from datamodules.batch import Provenance, Roi, Synthesis
+from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
 from datamodules.insertion.modules import InsertionDataModule
+from datamodules.insertion.requests import InsertionPlan
 from lightning_modules.core.inpainting import feather, paste
 
 CT_ROI, RADIOGRAPH_ROI = Roi(32), Roi(64, 0.8)
@@ -59,11 +60,11 @@ def painted(
 
 def asked_of(
     data: InsertionDataModule, roi: Roi, run: Path = Path("nowhere"), margin_voxels: int = 3
-) -> Any:
-    """The data module, with the requests asked of a model that has this ROI and margin."""
+) -> tuple[InsertionPlan, list[NoduleBatch]]:
+    """The plan and all batches of requests to a model that has this ROI and margin."""
     model = SimpleNamespace(roi=roi, margin_voxels=margin_voxels)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=model, default_root_dir=str(run)
+        lightning_module=model, default_root_dir=str(run), world_size=1, global_rank=0
     )
     data.setup("predict")
-    return data
+    return data.plan, list(data.predict_dataloader())

@@ -125,8 +125,8 @@ def test_half_a_position_and_paths_that_are_no_paths_fail_alone(tmp_path: Path) 
     ]
     (tmp_path / "scan.vtk").touch()
     pd.DataFrame(rows).to_csv(tmp_path / "requests.csv", index=False)
-    plan = asked_of(InsertionDataModule(tmp_path / "requests.csv"), Roi(32)).plan
-    assert [row["name"] for row in plan.waiting] == ["good"]
+    plan, _ = asked_of(InsertionDataModule(tmp_path / "requests.csv"), Roi(32))
+    assert list(plan.waiting) == ["good"]
     assert plan.failed["half"] == "has only some of z, y, x: give all, or none of them"
     assert plan.failed["mixed"] == "has only some of x_mm, y_mm, z_mm: give all, or none of them"
     assert set(plan.failed) == {"half", "mixed", "long", "zero", "kind"}
