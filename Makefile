@@ -84,8 +84,8 @@ mutants: $(INSTALLED) ## break the core in many small ways, and print what its t
 types: $(INSTALLED) ## check types
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## measure what a training step and synthesis cost over the bare network
-	$(BIN)/python benchmarks/overhead.py
+bench: $(INSTALLED) ## measure the speed of training, synthesis and insertion, next to what else there is
+	$(BIN)/python benchmarks/speed.py
 
 clean: ## remove the environment, the sample, the runs and the cache
 	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache mutants

@@ -152,6 +152,9 @@ class AdaptedDiffusion(CXRDiffusion):
     Attributes:
         strengths: for each adapter that takes part in synthesis its strength.
         merging: how they take part together.
+
+    Raises:
+        ValueError: If the network is to be compiled.
     """
 
     strengths: Mapping[str, float]
@@ -159,6 +162,9 @@ class AdaptedDiffusion(CXRDiffusion):
 
     def __init__(self, *args: Any, localization: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if (mode := self.denoiser.config.compile) is not None:
+            message = f"unet.compile is {mode!r}, expected null: adapters change a network at work."
+            raise ValueError(message)
         self.localization = localization
         self._adapted: list[MovingAverage] = []  # no module of its own
 

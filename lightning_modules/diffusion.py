@@ -261,6 +261,8 @@ class NoduleDiffusion(LightningModule):
     def on_test_start(self) -> None:
         """Take the weights of `init_from` where there is neither training nor a checkpoint.
 
+        The averaged network is compiled here, and not for the few batches of validation.
+
         Raises:
             ValueError: If there is no `init_from` either.
         """
@@ -276,6 +278,7 @@ class NoduleDiffusion(LightningModule):
             self.load_weights()
             self.checkpoint = Path(self.init_from).name
             self.ema.module.load_state_dict(self.denoiser.state_dict())
+        cast(Denoiser, self.ema.module).compile_unet()
 
     on_predict_start = on_test_start
 

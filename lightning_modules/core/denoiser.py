@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -22,6 +22,9 @@ from lightning_modules.core.conditioning import (
 )
 from lightning_modules.core.window import IntensityWindow
 
+Compile = Literal["default", "reduce-overhead", "max-autotune"]
+"""Modes of torch.compile."""
+
 
 @dataclass
 class UNetConfig:
@@ -37,7 +40,12 @@ class UNetConfig:
         embedding_dim: width of the embedding that conditions are encoded to.
         checkpointing: recompute activations in the backward pass to save memory.
         channels_last: keep activations channels-last, which tensor cores prefer.
-        compile: compile the network that is trained with torch.compile.
+        compile: mode of torch.compile for the network, one graph for each batch size; null for
+            none. It is compiled in training and, by itself, in `lightning predict` and `test`. The
+            modes after `default` record CUDA graphs.
+
+    Raises:
+        ValueError: If the groups do not divide the channels, or there is no such mode.
     """
 
     channels: Sequence[int] = (32, 64, 128)
@@ -49,11 +57,17 @@ class UNetConfig:
     embedding_dim: int = 128
     checkpointing: bool = False
     channels_last: bool = False
-    compile: bool = False
+    compile: Compile | None = None
 
     def __post_init__(self) -> None:
-        """Refuse channels that the groups do not divide."""
+        """Refuse channels that the groups do not divide, and another mode."""
         check_channels("unet", self.channels, self.norm_num_groups)
+        if self.compile not in (None, *get_args(Compile)):
+            message = (
+                f"unet.compile is {self.compile!r}, expected null or one of "
+                f"{', '.join(get_args(Compile))}."
+            )
+            raise ValueError(message)
 
 
 class Denoiser(nn.Module):
@@ -117,8 +131,15 @@ class Denoiser(nn.Module):
         if config.checkpointing:
             for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
                 _recompute(block)
-        if config.compile:
-            self.unet.compile()
+        self.compile_unet()
+
+    def compile_unet(self) -> None:
+        """Let the UNet be compiled when it is first asked, if the config says so.
+
+        A copy of a compiled network is not compiled.
+        """
+        if self.config.compile is not None:
+            self.unet.compile(mode=self.config.compile, dynamic=False, fullgraph=True)
 
     def condition(
         self,
@@ -167,7 +188,8 @@ class Denoiser(nn.Module):
         inputs = latent if channels is None else torch.cat([latent, channels], 1)
         inputs = inputs.contiguous(memory_format=self.memory_format)
         output: Tensor = self.unet(inputs, timestep, tokens, embedding)
-        return output.float()
+        # a CUDA graph's next run overwrites its output
+        return output.to(torch.float32, copy=self.config.compile is not None)
 
 
 class Denoising(NamedTuple):

@@ -86,7 +86,7 @@ def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
     try:
         codec = LatentCodec(**description["codec"])
         # what only training needs is left out
-        unet = replace(UNetConfig(**description["unet"]), checkpointing=False, compile=False)
+        unet = replace(UNetConfig(**description["unet"]), checkpointing=False, compile=None)
         conditioners = {n: _make(named) for n, named in description["conditioners"].items()}
         return Parts(
             codec,
