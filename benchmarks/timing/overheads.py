@@ -43,7 +43,7 @@ def step_of(model: NoduleDiffusion, batch: Batch, machine: Machine) -> Step:
             loss = model.trial_loss(batch)
         loss.backward()
         optimizer.step()
-        model.ema.update_parameters(model.denoiser)
+        model.ema.update(model.denoiser)
 
     return step
 
