@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from callbacks.distributed import gather_rows
-from datamodules.batch import SUBTYPES, NoduleBatch, Provenance, Synthesis, Synthesizes
+from datamodules.batch import NoduleBatch, Provenance, Synthesis, Synthesizes, subtype_name
 from datamodules.io.whole_files import written_whole
 from datamodules.progress import Progress
 from lightning_modules.core.window import IntensityWindow
@@ -292,7 +292,7 @@ def _unit(window: IntensityWindow, image: Tensor) -> Tensor:
 
 
 def _rows(batch: NoduleBatch, columns: dict[str, Tensor]) -> list[dict[str, Any]]:
-    subtypes = [SUBTYPES[code] if code >= 0 else "" for code in batch["subtype"].tolist()]
+    subtypes = [subtype_name(code) for code in batch["subtype"].tolist()]
     values = {name: column.tolist() for name, column in columns.items()}
     return [
         {

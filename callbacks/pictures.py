@@ -9,7 +9,15 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.distributed import gather_in_order
 from callbacks.planes import plane_of
-from datamodules.batch import PLANES, SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Synthesis
+from datamodules.batch import (
+    NO_NODULE,
+    PLANES,
+    SUBTYPES,
+    UNKNOWN_SUBTYPE,
+    NoduleBatch,
+    Synthesis,
+    subtype_name,
+)
 from datamodules.io.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -95,7 +103,7 @@ class NodulePicture(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new picture."""
         self.reference, self.window = "before", (0.0, 1.0)
-        codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE)
+        codes = (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE, NO_NODULE)
         self.chosen: dict[int, list[tuple[int, dict[str, Any]]]] = {code: [] for code in codes}
 
     def on_predict_batch_end(
@@ -134,8 +142,11 @@ class NodulePicture(Callback):
         }
         if not trainer.is_global_zero:
             return
-        names = {**dict(enumerate(SUBTYPES)), UNKNOWN_SUBTYPE: "nodule"}
-        rows = [(names[c], nodule) for c, kept in chosen.items() for nodule in kept]
+        rows = [
+            (subtype_name(code) or "nodule", nodule)
+            for code, kept in chosen.items()
+            for nodule in kept
+        ]
         if not rows:
             return
         figure = draw_nodules(rows, self.display or self.window, self.reference)

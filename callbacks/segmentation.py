@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from callbacks.distributed import gather_cases
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import NoduleBatch, subtype_name
 from datamodules.io.whole_files import written_whole
 from noduleforge.evaluation.segmentation import TABLE, by_group, dice
 
@@ -50,7 +50,7 @@ class SegmentationMetrics(Callback):
                 {
                     "name": batch["name"][row],
                     "patient_id": batch["patient_id"][row],
-                    "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
+                    "subtype": subtype_name(code),
                     "diameter_mm": float(batch["attributes"]["diameter_mm"][row]),
                     "dice": value,
                     "slices": [_middle(array.float().cpu().numpy()) for array in arrays],

@@ -12,12 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.distributed import gather_in_order
 from callbacks.generation import code_version
 from datamodules.batch import (
-    SUBTYPES,
-    UNKNOWN_SUBTYPE,
     NoduleBatch,
     Provenance,
     Synthesis,
     Synthesizes,
+    subtype_name,
 )
 from datamodules.file_names import is_file_name, safe_file_name
 from datamodules.io.checksums import write_json
@@ -104,7 +103,7 @@ class NiftiWriter(Callback):
                         "patient_id": request["patient_id"][row],
                         "image": f"images/{nodule_id}.nii.gz",
                         "mask": f"masks/{nodule_id}.nii.gz",
-                        "subtype": "" if code == UNKNOWN_SUBTYPE else SUBTYPES[code],
+                        "subtype": subtype_name(code),
                         "diameter_mm": f"{float(batch['attributes']['diameter_mm'][row]):.2f}",
                         "seed": synthesis.provenance.seed,
                         "evaluations": synthesis.provenance.evaluations,

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zer
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi
+from datamodules.batch import NO_NODULE, SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch, Roi, subtype_name
 from datamodules.batches_in_turn import BatchesInTurn
 from datamodules.collections.base import NoduleSet
 from datamodules.dataset import NoduleDataset
@@ -24,6 +24,14 @@ from datamodules.latents import LatentCache
 from datamodules.patients import patient_key
 from datamodules.sampler import DrawnItems, SubtypeSampler
 from datamodules.splits import SPLITS, Split
+
+USED_IN = {
+    "fit": ("train", "val", "test"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+"""Datasets of each stage."""
 
 
 class NoduleDataModule(LightningDataModule, ABC):
@@ -132,23 +140,20 @@ class NoduleDataModule(LightningDataModule, ABC):
         if self.datasets:
             return
         self.datasets = self.build()
-        training = {f"train {name}": part for name, part in self.parts.items()}
-        trained = training or {"train": self.datasets["train"]}
-        of_stage: dict[str | None, dict[str, NoduleDataset]] = {
-            "fit": {**trained, **{split: self.datasets[split] for split in ("val", "test")}},
-            "validate": {"val": self.datasets["val"]},
-            "test": {"test": self.datasets["test"]},
-            "predict": {"predict": self.datasets["predict"]},
-        }
-        told = of_stage.get(stage, {**trained, **self.datasets})
-        listed = "; ".join(f"{name} {self.describe(part)}" for name, part in told.items())
-        rank_zero_info(f"{'Data:':8}{listed}")
+        parts = {f"train {name}": part for name, part in self.parts.items()}
+        known = {**self.datasets, **parts}
+        if parts:
+            del known["train"]  # the first of them
+        used = USED_IN.get(stage or "", ("train", "val", "test", "predict"))
+        told = [f"{k} {self.describe(part)}" for k, part in known.items() if k.split()[0] in used]
+        if told:
+            rank_zero_info(f"{'Data:':8}{'; '.join(told)}")
 
     def describe(self, dataset: NoduleDataset) -> str:
         """Say how many nodules there are, of how many patients, and of which subtypes."""
         counts = {
-            name: dataset.subtypes.count(code)
-            for code, name in [*enumerate(SUBTYPES), (UNKNOWN_SUBTYPE, "unknown")]
+            subtype_name(code) or "unknown": dataset.subtypes.count(code)
+            for code in (*range(len(SUBTYPES)), UNKNOWN_SUBTYPE, NO_NODULE)
         }
         listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         patients = f" of {len(dataset.patients)} patients" if dataset.subtypes else ""

@@ -16,8 +16,23 @@ SUBTYPES = ("solid", "part-solid", "ground-glass")
 UNKNOWN_SUBTYPE = -1
 """Code of a nodule whose subtype is not known."""
 
+NO_NODULE, HEALTHY = -2, "none"
+"""Code, and name in the place of a subtype, of a region of healthy tissue."""
+
 PLANES = ("axial", "coronal", "sagittal")
 """Planes of a volume, across its axes z, y and x."""
+
+
+def subtype_name(code: int) -> str:
+    """The name that tables have for a subtype's code: `none` without a nodule, empty if unknown."""
+    return {UNKNOWN_SUBTYPE: "", NO_NODULE: HEALTHY, **dict(enumerate(SUBTYPES))}[code]
+
+
+def subtype_code(name: object) -> int:
+    """The code of a name in a table; `UNKNOWN_SUBTYPE` for what is none."""
+    if name == HEALTHY:
+        return NO_NODULE
+    return SUBTYPES.index(str(name)) if name in SUBTYPES else UNKNOWN_SUBTYPE
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,8 @@ class NoduleBatch(TypedDict):
     Attributes:
         image: `(B, 1, *spatial)` float32; Hounsfield units (CT) or detector units (radiograph).
         mask: `(B, 1, *spatial)` float32; 1 inside the nodule and 0 elsewhere.
-        subtype: `(B,)` int64; position in `SUBTYPES`, or `UNKNOWN_SUBTYPE`.
+        subtype: `(B,)` int64; position in `SUBTYPES`, `UNKNOWN_SUBTYPE`, or `NO_NODULE` where the
+            region is healthy tissue.
         attributes: each `(B,)` float32; `diameter_mm` (of the sphere of the mask's volume) and,
             where known, LIDC ratings under their LIDC names and scales. NaN where unknown.
         spacing_mm: `(B, len(spatial))` float32; voxel spacing in the order of `spatial`.
@@ -71,6 +87,8 @@ class NoduleBatch(TypedDict):
             processes together; the seed of what the training step draws for it.
         histogram: `(B, bins)` float32; the requested intensity histogram inside the mask, sums to
             one. Where it is absent, the histogram of `image` inside `mask` is meant.
+        erased: `(B, 1, *spatial)` float32; 1 where a nodule is first to give way to healthy tissue;
+            all 0 for none.
         latent_mean: `(B, C, *latent)` float32; the codec's posterior mean of `image`.
         latent_logvar: `(B, C, *latent)` float32; the codec's posterior log-variance of `image`.
         context: `(B, C, *latent)` float32; the codec's posterior mean of `image` with the region
@@ -89,6 +107,7 @@ class NoduleBatch(TypedDict):
     index: Tensor
     draw: NotRequired[Tensor]
     histogram: NotRequired[Tensor]
+    erased: NotRequired[Tensor]
     latent_mean: NotRequired[Tensor]
     latent_logvar: NotRequired[Tensor]
     context: NotRequired[Tensor]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Roi
-from datamodules.collections.lidc import LIDCCollection, every_subtype
+from datamodules.collections.lidc import LIDCCollection, LIDCNodules, every_subtype
 from datamodules.dataset import NoduleDataset
 from datamodules.splits import Split, check_fractions
 
@@ -12,7 +12,8 @@ from datamodules.splits import Split, check_fractions
 class LIDCDataModule(NoduleDataModule):
     """Nodules in CT: a folder with a table, images and one binary mask for each nodule.
 
-    See `LIDCCollection` for what the folder holds.
+    See `LIDCCollection` for what the folder holds. Regions of healthy lung (`noduleforge prepare
+    healthy`) are for training alone: validation, test and prediction leave them out.
     """
 
     def __init__(
@@ -97,7 +98,11 @@ class LIDCDataModule(NoduleDataModule):
                 in words), or a split that should have a share of the patients got none.
         """
         splits = self.collection.splits(self.roi, self.fractions, self.split_seed)
-        datasets = self.training_and_held_out(splits)
+        parts: dict[Split, LIDCNodules] = {
+            split: part if split == "train" else part.without_healthy()
+            for split, part in splits.items()
+        }
+        datasets = self.training_and_held_out(parts)
         chosen = datasets[self.predict_split]
         if self.predict_csv is not None:
             wanted = NoduleDataset(self.collection.requests(self.predict_csv, self.roi))

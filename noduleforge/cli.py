@@ -58,6 +58,11 @@ PREPARE = {
     "volumes": Command(
         "noduleforge.prepare.volumes", "prepare_volumes", "CT volumes with masks of nodules."
     ),
+    "healthy": Command(
+        "noduleforge.prepare.healthy",
+        "prepare_healthy",
+        "Healthy lung beside a data set's nodules.",
+    ),
     "jsrt": Command("noduleforge.prepare.radiographs", "prepare_jsrt", "JSRT's radiographs."),
     "chestxray14": Command(
         "noduleforge.prepare.radiographs", "prepare_chestxray14", "Images of ChestX-ray14."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
+from datamodules.batch import HEALTHY, SUBTYPES, subtype_name
 from datamodules.digest import sha256
 from datamodules.hounsfield import check_hu
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
@@ -134,8 +134,7 @@ def look(root: Path, row: dict[str, Any]) -> Seen:
     values = image.array[inside]
     known = row.get("subtype")
     if not isinstance(known, str):
-        number = subtype_of(float(row.get("texture", np.nan)))
-        known = UNKNOWN if number == UNKNOWN_SUBTYPE else SUBTYPES[number]
+        known = subtype_name(subtype_of(float(row.get("texture", np.nan)))) or UNKNOWN
     facts = {
         "nodule_id": row["nodule_id"],
         "patient_id": row["patient_id"],
@@ -196,7 +195,7 @@ def summary(facts: "pd.DataFrame", faults: list[tuple[str, str]], rows: int) -> 
         "| subtype | nodules | patients | diameter, mm (median, range) | mean HU (median) |",
         "|---|---|---|---|---|",
     ]
-    for name in (*SUBTYPES, UNKNOWN):
+    for name in (*SUBTYPES, HEALTHY, UNKNOWN):
         part = facts[facts["subtype"] == name]
         if len(part):
             size = part["diameter_mm"]
@@ -221,7 +220,7 @@ def overview(facts: "pd.DataFrame", seen: list[Seen]) -> "Figure":
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     grid = figure.subplots(2, 2)
-    present = [name for name in (*SUBTYPES, UNKNOWN) if (facts["subtype"] == name).any()]
+    present = [name for name in (*SUBTYPES, HEALTHY, UNKNOWN) if (facts["subtype"] == name).any()]
     grid[0, 0].bar(present, [(facts["subtype"] == name).sum() for name in present])
     grid[0, 0].set_title("nodules by subtype")
     grid[0, 1].hist(facts["diameter_mm"], bins=30)
@@ -242,7 +241,7 @@ def contact_sheet(facts: "pd.DataFrame", seen: list[Seen]) -> "Figure":
     """Nodules of each subtype from small to large, with their outlines."""
     from matplotlib.figure import Figure
 
-    present = [name for name in (*SUBTYPES, UNKNOWN) if (facts["subtype"] == name).any()]
+    present = [name for name in (*SUBTYPES, HEALTHY, UNKNOWN) if (facts["subtype"] == name).any()]
     figure = Figure(figsize=(SHEET, 1.25 * len(present)), layout="constrained")
     grid = figure.subplots(len(present), SHEET, squeeze=False)
     for line, name in zip(grid, present, strict=True):

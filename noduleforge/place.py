@@ -8,9 +8,8 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
+from datamodules.batch import SUBTYPES, subtype_code, subtype_name
 from datamodules.collections.lidc import read_table
 from datamodules.hounsfield import AIR_HU, LUNG_THRESHOLD_HU, check_hu
 from datamodules.io.dicom import read_study
@@ -18,7 +17,6 @@ from datamodules.io.masks import read_mask
 from datamodules.io.paths import name_of, path_from, real_path
 from datamodules.io.volumes import (
     Volume,
-    binarize,
     equivalent_diameter_mm,
     resample,
     write_volume,
@@ -28,6 +26,7 @@ from datamodules.progress import Progress
 from datamodules.ratings import subtype_of
 from noduleforge.known_nodules import nodules_there
 from noduleforge.random_generator import random_generator
+from noduleforge.shapes import turned
 
 GRID_MM = 2.5
 """Spacing on which lungs are found and places drawn."""
@@ -43,7 +42,7 @@ GAP_MM = 3.0
 SCALES = (0.8, 1.25)
 """Shapes are made smaller or larger by a factor of this range."""
 
-SHAPE_MM = 1.0
+SHAPE_MM = (1.0,) * 3
 """Spacing of the shapes that are written."""
 
 
@@ -140,7 +139,7 @@ def place(
             chosen = candidates.iloc[int(rng.integers(len(candidates)))].to_dict()
             least, greatest = np.clip(SCALES, *np.divide(diameter_mm, chosen["diameter_mm"]))
             scale = float(np.exp(rng.uniform(np.log(least), np.log(greatest))))
-            shape, radius_mm = turned(read_mask(shapes / chosen["mask"]), scale, rng)
+            shape, radius_mm = turned(read_mask(shapes / chosen["mask"]), scale, SHAPE_MM, rng)
             point = draw_point(found, radius_mm, wall_mm, hilum_mm, taken, rng)
             if point is None:
                 print(f"{path}: no place for a nodule with a reach of {radius_mm:.1f} mm")
@@ -183,14 +182,14 @@ def read_shapes(root: Path, select: str | None, diameter_mm: tuple[float, float]
         solid = mask.array.ndim == 3
         sizes.append(equivalent_diameter_mm(mask.array, mask.spacing_mm) if solid else np.nan)
     codes = [
-        SUBTYPES.index(row["subtype"])
+        subtype_code(row["subtype"])
         if isinstance(row.get("subtype"), str)
         else subtype_of(float(row.get("texture", np.nan)))
         for row in table.to_dict("records")
     ]
-    named = ["" if code == UNKNOWN_SUBTYPE else SUBTYPES[code] for code in codes]
-    table = table.assign(diameter_mm=sizes, name_of_subtype=named)
-    table = table[table["diameter_mm"].between(*diameter_mm) & (table["name_of_subtype"] != "")]
+    table = table.assign(diameter_mm=sizes, name_of_subtype=[*map(subtype_name, codes)])
+    nodules = table["name_of_subtype"].isin(SUBTYPES)
+    table = table[table["diameter_mm"].between(*diameter_mm) & nodules]
     if table.empty:
         low, high = diameter_mm
         message = f"{root} has no nodule of known subtype from {low} to {high} mm: widen the range"
@@ -328,32 +327,6 @@ def distance_to_hila(lungs: NDArray[np.bool_]) -> NDArray[np.float64]:
         offset = [axis - place for axis, place in zip(grid, hilum, strict=True)]
         nearest = np.minimum(nearest, GRID_MM * np.sqrt(sum(part**2 for part in offset)))
     return nearest
-
-
-def turned(mask: Volume, scale: float, rng: Generator) -> tuple[Volume, float]:
-    """A nodule's mask turned by chance about its centre.
-
-    Args:
-        mask: in its image.
-        scale: how much larger it becomes.
-        rng: where chance comes from.
-
-    Returns:
-        The mask on a cubic grid of `SHAPE_MM`, and how far it reaches from its centre, in mm.
-    """
-    spacing = np.array(mask.spacing_mm) * scale
-    points = np.argwhere(mask.array != 0) * spacing
-    center = points.mean(axis=0)
-    reach = float(np.linalg.norm(points - center, axis=1).max())
-    size = 2 * int(np.ceil(reach / SHAPE_MM) + 2) + 1
-    matrix = Rotation.random(random_state=rng).as_matrix()
-    # from the new grid's voxels to those of the mask
-    onto = np.diag(1 / spacing) @ matrix * SHAPE_MM
-    offset = center / spacing - onto @ np.full(3, size // 2)
-    array = ndimage.affine_transform(
-        (mask.array != 0).astype(np.float32), onto, offset, (size,) * 3, order=1
-    )
-    return Volume(binarize(array), (SHAPE_MM,) * 3, (0.0,) * 3, np.eye(3)), reach
 
 
 def draw_point(

@@ -16,8 +16,9 @@ from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
 from datamodules.progress import Progress
 from datamodules.splits import Split, check_fractions, split_by_patient
-from noduleforge.place import GAP_MM, SCALES, read_shapes, turned
+from noduleforge.place import GAP_MM, SCALES, SHAPE_MM, read_shapes
 from noduleforge.random_generator import random_generator
+from noduleforge.shapes import turned
 
 ATTEMPTS = 100
 """How many points are drawn until a nodule lies apart from the others."""
@@ -138,7 +139,7 @@ def _requests(
         chosen = library.iloc[int(rng.integers(len(library)))].to_dict()
         least, greatest = np.clip(SCALES, *np.divide(diameter_mm, chosen["diameter_mm"]))
         scale = float(np.exp(rng.uniform(np.log(least), np.log(greatest))))
-        solid, reach_mm = turned(read_mask(shapes / chosen["mask"]), scale, rng)
+        solid, reach_mm = turned(read_mask(shapes / chosen["mask"]), scale, SHAPE_MM, rng)
         for _ in range(ATTEMPTS):
             point = np.array(grid.world(lung_point(grid.shape, lungs, rng)))
             gaps = [np.linalg.norm(point - other) - reach for other, reach in taken]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.batch import SUBTYPES, Roi
+from datamodules.batch import Roi, subtype_name
 from datamodules.collections import NoduleCollection, NoduleSet
 from datamodules.io.volumes import equivalent_diameter_mm
 from datamodules.io.whole_files import written_whole
@@ -121,7 +121,7 @@ def _describe(
             "row": k,
             "name": name,
             "patient_id": nodules.patients[k],
-            "subtype": SUBTYPES[code] if 0 <= code < len(SUBTYPES) else "",
+            "subtype": subtype_name(code),
             "diameter_mm": equivalent_diameter_mm(mask, spacing),
         }
         rows.append(known | texture_features(nodules.images[k].numpy(), mask, window))

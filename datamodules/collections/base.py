@@ -32,7 +32,7 @@ class Patch:
         attributes: `diameter_mm` and what else is known of the nodule; NaN where unknown.
         name: the nodule's identifier, no patient's name.
         patient_id: the data set's pseudonym.
-        subtype: position in `SUBTYPES`, or `UNKNOWN_SUBTYPE`.
+        subtype: a code; see `NoduleBatch`.
     """
 
     image: Volume
@@ -85,7 +85,7 @@ class NoduleSet(ABC):
 
     Attributes:
         table: one nodule a row, with `patient_id`.
-        subtypes: of each nodule the position in `SUBTYPES`, or `UNKNOWN_SUBTYPE`; training may
+        subtypes: of each nodule the code, as `NoduleBatch` has it; training may
             draw all of them equally often.
         roi_size: voxels of the region along z, y, x (y, x in 2D).
         image_dtype: a type that holds every image exactly; images of an integer type are rounded

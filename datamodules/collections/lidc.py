@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules import tables
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, Roi
+from datamodules.batch import HEALTHY, NO_NODULE, SUBTYPES, Roi, subtype_code
 from datamodules.collections.base import NoduleCollection, NoduleSet, Patch
 from datamodules.file_names import is_file_name
 from datamodules.hounsfield import AIR_HU, check_hu, to_int16
@@ -108,10 +108,10 @@ def _check_rows(table: pd.DataFrame, path: Path) -> None:
         ]
         table[name] = numbers
     if "subtype" in table:
-        bad = table["subtype"].notna() & ~table["subtype"].isin(SUBTYPES)
+        bad = table["subtype"].notna() & ~table["subtype"].isin([*SUBTYPES, HEALTHY])
         errors += [
             f"{path}: subtype of nodule {row.nodule_id} is {row.subtype!r}: "
-            f"expected one of {', '.join(SUBTYPES)}, or nothing"
+            f"expected one of {', '.join((*SUBTYPES, HEALTHY))}, or nothing"
             for row in table[bad].itertuples()
         ]
     raise_together(errors)
@@ -161,7 +161,13 @@ class LIDCNodules(NoduleSet):
         super().__init__(table, subtypes, roi.shape(_dimensions(root, table)))
         self.root = root
         self.rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
-        self.roi_spacing_mm = roi.spacing_mm
+        self.roi, self.roi_spacing_mm = roi, roi.spacing_mm
+
+    def without_healthy(self) -> "LIDCNodules":
+        """The nodules without regions of healthy lung."""
+        kept = [k for k, code in enumerate(self.subtypes) if code != NO_NODULE]
+        table = self.table.iloc[kept].reset_index(drop=True)
+        return LIDCNodules(self.root, table, [self.subtypes[k] for k in kept], self.roi)
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes and the ROI."""
@@ -355,8 +361,7 @@ class LIDCCollection(NoduleCollection):
             roi: the region that is read of each.
         """
         if "subtype" in table:
-            codes = {name: code for code, name in enumerate(SUBTYPES)}
-            subtypes = [codes.get(name, UNKNOWN_SUBTYPE) for name in table["subtype"]]
+            subtypes = [subtype_code(name) for name in table["subtype"]]
         else:
             limits = self.ground_glass_max, self.solid_min
             subtypes = [subtype_of(texture, *limits) for texture in table["texture"]]

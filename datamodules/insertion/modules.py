@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import NoduleDataModule
-from datamodules.batch import SUBTYPES, Roi
+from datamodules.batch import HEALTHY, SUBTYPES, Roi
 from datamodules.dataset import NoduleDataset
 from datamodules.hounsfield import AIR_HU, check_hu
 from datamodules.insertion.reading import StudiesAhead
@@ -56,8 +56,10 @@ class InsertionDataModule(NoduleDataModule):
             requests: a CSV file, one nodule a row. `study` (MetaImage, NIfTI, NRRD or a folder with
                 a DICOM series, relative to the table); `x_mm`, `y_mm`, `z_mm` (world, LPS) or `z`,
                 `y`, `x` (voxel), unless the mask is on the study's grid; `diameter_mm` of a ball,
-                or `mask`, a file with the shape; `subtype`; and where wanted `name`, `seed`,
+                or `mask`, a file with the shape; `subtype`, or `none` for healthy lung in the place
+                of a nodule that is there; and where wanted `name`, `seed`,
                 `copy` (nodules of the same study with another one go into a copy of it),
+                `erase` (mask of a nodule, on the study's grid, that is first made healthy lung),
                 `shape_patient_id` (whose nodule's outline the mask is: such a patient counts as one
                 that the generator has seen),
                 `patient_id` (a pseudonym), `histogram` (shares of the model's bins with spaces
@@ -203,12 +205,14 @@ class InsertionDataModule(NoduleDataModule):
             FileNotFoundError: If the mask is missing.
             ValueError: If the request cannot be fulfilled; says why.
         """
-        if row.get("subtype") not in SUBTYPES:
-            message = f"subtype is {row.get('subtype')!r}: expected one of {', '.join(SUBTYPES)}"
+        if (subtype := row.get("subtype")) not in (*SUBTYPES, HEALTHY):
+            expected = ", ".join(SUBTYPES)
+            message = f"subtype is {subtype!r}: expected one of {expected}, or {HEALTHY} to erase"
             raise ValueError(message)
         region = cut(study, row, self.requests.parent, self.roi, self.margin_voxels, AIR_HU)
-        mean = float(region.image.array[region.mask > 0].mean())
-        if mean > 0:
+        kept = region.mask if region.erased is None else region.mask * (1 - region.erased)
+        mean = float(region.image.array[kept > 0].mean()) if kept.any() else AIR_HU
+        if mean > 0 and subtype != HEALTHY:
             message = f"its place is no lung (mean {mean:.0f} HU): give another position"
             raise ValueError(message)
         return region

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch.utils.data import default_collate
 
-from datamodules.batch import NoduleBatch
+from datamodules.batch import NoduleBatch, subtype_code
 from datamodules.collections.base import NoduleSet, Patch
 from datamodules.dataset import NoduleDataset
-from datamodules.insertion.requests import InsertionPlan, code_of
+from datamodules.insertion.requests import InsertionPlan
 from datamodules.insertion.rois import Region
 from datamodules.insertion.shares import Requests
 from datamodules.io.volumes import Volume, equivalent_diameter_mm
@@ -32,7 +32,7 @@ class RequestedNodules(NoduleSet):
 
     def __init__(self, regions: Sequence[Region], roi_size: Sequence[int]) -> None:
         """Describe the regions."""
-        codes = [code_of(region.row.get("subtype")) for region in regions]
+        codes = [subtype_code(region.row.get("subtype")) for region in regions]
         super().__init__(pd.DataFrame([region.row for region in regions]), codes, roi_size)
         self.regions = list(regions)
 
@@ -69,14 +69,18 @@ class InsertionDataset(NoduleDataset):
         """
         super().__init__(nodules)
         self.regions, self.bins = nodules.regions, bins
+        self.erases = any(region.erased is not None for region in self.regions)
 
     def __getitem__(self, index: int) -> NoduleBatch:
-        """Return one region, with the histogram that is asked for where any is."""
+        """Return one region, with a histogram, and what is erased, where any region has it."""
         item = super().__getitem__(index)
         region = self.regions[index]
         item["index"] = torch.tensor(region.row["index"])
         if self.bins:
             item["histogram"] = torch.tensor(region.histogram or (np.nan,) * self.bins)
+        if self.erases:
+            erased = np.zeros_like(region.mask) if region.erased is None else region.erased
+            item["erased"] = torch.from_numpy(erased.astype(np.float32))[None]
         return item
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE
 from datamodules.insertion.rows import (
     check_bins,
     check_like,
@@ -118,11 +117,6 @@ def read_requested_radiograph(path: Path, row: Mapping[str, Any]) -> "Volume":
     """
     radiograph = read_radiograph(path, radiograph_spacing(row.get("spacing_mm")))
     return replace(radiograph, array=radiograph.array.copy())
-
-
-def code_of(subtype: Any) -> int:
-    """The code of a request's subtype, which only CT has."""
-    return SUBTYPES.index(subtype) if subtype in SUBTYPES else UNKNOWN_SUBTYPE
 
 
 def by_study(

@@ -24,12 +24,14 @@ class Region:
         image: the ROI, in HU or a radiograph's units.
         mask: on the ROI's grid, uint8, 1 inside the nodule that is asked for.
         histogram: the HU histogram that is asked for, if any.
+        erased: on the ROI's grid, uint8, 1 in a nodule that is to be erased first, if any.
     """
 
     row: dict[str, Any]
     image: Volume
     mask: NDArray[np.uint8]
     histogram: tuple[float, ...]
+    erased: NDArray[np.uint8] | None = None
 
 
 def cut(
@@ -72,8 +74,20 @@ def cut(
     # the voxel of the study that holds the position, so that equal spacing copies values
     center = study.grid.world([float(np.floor(i + 0.5)) for i in index])
     image = resample(study, center, size, (spacing_mm,) * rank, fill=fill)
-    mask = ball(row, size, spacing_mm) if shape is None else recentred(shape, size, spacing_mm)
-    reach = np.argwhere(mask)
+    if shape is None:
+        mask = ball(row, size, spacing_mm)
+    elif _has_position(row, rank):
+        mask = recentred(shape, size, spacing_mm)
+    else:  # where it lies, voxel by voxel
+        mask = resample_mask(shape, center, size, (spacing_mm,) * rank).array
+    erased = None
+    if isinstance(row.get("erase"), str):
+        there = read_mask(root / row["erase"])
+        if not there.grid.matches(study.grid):
+            message = f"{row['erase']} lies on another grid than the study: resample it"
+            raise ValueError(message)
+        erased = resample_mask(there, center, size, (spacing_mm,) * rank).array
+    reach = np.argwhere(mask if erased is None else mask | erased)
     if reach.min() < margin or (reach >= np.array(size) - margin).any():
         message = (
             f"the nodule and its margin of {margin * spacing_mm:g} mm do not fit into the ROI of "
@@ -85,13 +99,13 @@ def cut(
     if (places < -0.5).any() or (places > np.array(study.array.shape) - 0.5).any():
         message = "the nodule and its margin reach beyond the study: give another position"
         raise ValueError(message)
-    return Region(row, image, mask, histogram_of(row))
+    return Region(row, image, mask, histogram_of(row), erased)
 
 
 def position(study: Volume, row: dict[str, Any], shape: Volume | None) -> Sequence[float]:
     """World position of a request: millimetres, voxel, or where a mask on the study's grid is."""
     rank = study.array.ndim
-    world, voxel = ("x_mm", "y_mm", "z_mm")[:rank], ("z", "y", "x")[-rank:]
+    world, voxel = _places(rank)
     point = [float(row.get(name, np.nan)) for name in world]
     index = [float(row.get(name, np.nan)) for name in voxel]
     for names, values in ((world, point), (voxel, index)):
@@ -109,6 +123,16 @@ def position(study: Volume, row: dict[str, Any], shape: Volume | None) -> Sequen
         "study's grid"
     )
     raise ValueError(message)
+
+
+def _places(rank: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Columns of a position in the world, and in the study's voxels."""
+    return ("x_mm", "y_mm", "z_mm")[:rank], ("z", "y", "x")[-rank:]
+
+
+def _has_position(row: dict[str, Any], rank: int) -> bool:
+    """Whether a request says where its nodule comes, or leaves it to the mask."""
+    return any(np.isfinite(float(row.get(name, np.nan))) for name in sum(_places(rank), ()))
 
 
 def ball(row: dict[str, Any], shape: tuple[int, ...], spacing_mm: float) -> NDArray[np.uint8]:
@@ -167,7 +191,7 @@ class Places:
 
 
 def extent(region: Region) -> tuple[NDArray[Any], NDArray[Any]]:
-    """World positions of opposite corners of a nodule's box, lower and higher."""
-    reach = np.argwhere(region.mask)
+    """World positions of opposite corners of the box that is changed, lower and higher."""
+    reach = np.argwhere(region.mask if region.erased is None else region.mask | region.erased)
     corners = [region.image.grid.world(end(axis=0).tolist()) for end in (reach.min, reach.max)]
     return np.min(corners, axis=0), np.max(corners, axis=0)

@@ -7,7 +7,7 @@ import torch
 from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
-from datamodules.batch import SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import NO_NODULE, SUBTYPES, UNKNOWN_SUBTYPE, NoduleBatch
 from lightning_modules.core.checkpoint_files import part_of, read_checkpoint
 from lightning_modules.core.window import IntensityWindow
 
@@ -95,12 +95,15 @@ def label(batch: NoduleBatch, characteristic: str) -> Tensor:
     Args:
         batch: nodules.
         characteristic: an attribute of the batch that is 1, 0 or NaN, a subtype (one against the
-            others), or `malignant`: LIDC's mean rating of malignancy, 1 and 2 against 4 and 5;
-            nodules from 2.5 to 3.5, which round to 3, are left out.
+            others), `nodule` (0 for healthy tissue), or `malignant`: LIDC's mean rating of
+            malignancy, 1 and 2 against 4 and 5; nodules from 2.5 to 3.5, which round to 3, are left
+            out.
 
     Raises:
         ValueError: If the data does not have it.
     """
+    if characteristic == "nodule":
+        return (batch["subtype"] != NO_NODULE).float()
     if characteristic in SUBTYPES:
         known = batch["subtype"] != UNKNOWN_SUBTYPE
         has = (batch["subtype"] == SUBTYPES.index(characteristic)).float()

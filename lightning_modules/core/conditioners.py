@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import SUBTYPES, NoduleBatch
+from datamodules.batch import NO_NODULE, SUBTYPES, NoduleBatch, subtype_name
 from lightning_modules.core.conditioning import (
     Conditioner,
     Conditioning,
@@ -18,6 +18,9 @@ from lightning_modules.core.conditioning import (
 from lightning_modules.core.histogram import masked_histogram
 from lightning_modules.core.histogram_bank import HistogramBank, joined, wanted_of
 from lightning_modules.core.inpainting import occupancy
+
+CLASSES = (*range(len(SUBTYPES)), NO_NODULE)
+"""Codes of what a region can show."""
 
 
 class MaskConditioner(Conditioner):
@@ -169,16 +172,43 @@ class VectorConditioner(Conditioner):
 
 
 class SubtypeConditioner(VectorConditioner):
-    """The nodule's subtype (solid, part-solid, ground-glass); all zero where it is unknown."""
+    """The nodule's subtype (solid, part-solid, ground-glass) or none; all zero if unknown.
+
+    Attributes:
+        trained: `(4,)` boolean, of which there were any in training.
+    """
+
+    trained: Tensor
 
     @property
     def width(self) -> int:
-        """One value for each subtype."""
-        return len(SUBTYPES)
+        """One value for each subtype, and one for healthy tissue."""
+        return len(CLASSES)
+
+    def build(self, geometry: LatentGeometry) -> None:
+        """Create the encoder."""
+        super().build(geometry)
+        self.register_buffer("trained", torch.zeros(self.width, dtype=torch.bool))
+
+    def prepare(self, batches: Iterable[NoduleBatch]) -> None:
+        """Note which subtypes there are."""
+        for batch in batches:
+            self.trained |= self.vector(batch).any(0).to(self.trained.device)
+
+    def check(self, batch: NoduleBatch) -> None:
+        """Refuse what training has shown nothing of; see `Conditioner`."""
+        for code in sorted({*batch["subtype"].tolist()}):
+            if code in CLASSES and not self.trained[CLASSES.index(code)]:
+                message = (
+                    f"The subtype {subtype_name(code)} is asked for, which the model was not "
+                    "trained on: ask for others, or train on data that has it (`noduleforge "
+                    "prepare healthy` for none)."
+                )
+                raise ValueError(message)
 
     def vector(self, batch: NoduleBatch) -> Tensor:
-        """One-hot subtype, `(B, 3)`."""
-        codes = torch.arange(len(SUBTYPES), device=batch["subtype"].device)
+        """One-hot subtype, `(B, 4)`."""
+        codes = torch.tensor(CLASSES, device=batch["subtype"].device)
         return (batch["subtype"].unsqueeze(1) == codes).float()
 
 

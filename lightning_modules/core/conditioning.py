@@ -97,6 +97,13 @@ class Conditioner(nn.Module, ABC):
     def prepare(self, batches: Iterable[NoduleBatch]) -> None:
         """Gather statistics of the training set; called once, before the first training step."""
 
+    def check(self, batch: NoduleBatch) -> None:
+        """Refuse a request that training has said nothing about.
+
+        Raises:
+            ValueError: If so.
+        """
+
     @abstractmethod
     def encode(self, batch: NoduleBatch, surroundings: Surroundings) -> Conditioning:
         """The condition in its slots."""

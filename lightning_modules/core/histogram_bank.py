@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.batch import SUBTYPES, NoduleBatch
+from datamodules.batch import NoduleBatch, subtype_name
 from datamodules.patients import patient_key
 from lightning_modules.core.inpainting import dilate
 from lightning_modules.core.randomness import SampleStreams
@@ -174,7 +174,7 @@ class HistogramBank(nn.Module):
         """Positions of the nodules of a subtype, of other patients if there are such."""
         same = torch.nonzero(self.subtypes == code).flatten()
         if len(same) == 0:
-            name = SUBTYPES[code] if 0 <= code < len(SUBTYPES) else "unknown"
+            name = subtype_name(code) or "unknown"
             message = (
                 f"The histogram bank holds no {name} nodule among {len(self.subtypes)}: give the "
                 "request its own histogram, or train on data that has some."

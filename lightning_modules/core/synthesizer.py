@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from datamodules.batch import NoduleBatch, Provenance, Roi, Synthesis
+from datamodules.batch import NO_NODULE, NoduleBatch, Provenance, Roi, Synthesis
 from lightning_modules.core.adapters import load_adapter
 from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
 from lightning_modules.core.codec import LatentCodec
@@ -144,10 +145,13 @@ class Synthesizer:
             seed: overrides the seed of the sampling settings.
 
         Raises:
-            ValueError: If a histogram is to be met, but none is asked for.
+            ValueError: If a histogram is to be met, but none is asked for, or training has said
+                nothing about what is asked for.
         """
         settings, facts = self.sampling, self.facts
         seed = settings.seed if seed is None else seed
+        if "erased" in batch:
+            return replace(self(self._erase(batch, seed), seed), background=batch["image"])
         mask, background = batch["mask"], batch["image"]
         requested = (
             batch["histogram"] if "histogram" in batch else facts.histogram(background, mask)
@@ -157,6 +161,7 @@ class Synthesizer:
             return match_histogram(image, mask, requested, self.window, batch["index"], seed)
 
         self._check_histogram(batch)
+        self.network.check(batch)
         region = inpaint_mask(mask, facts.margin_voxels)
         latent_region = to_latent_mask(region, self.codec.compression)
         context = self._encode(mean_fill(facts.window.normalize(background), region))
@@ -188,6 +193,22 @@ class Synthesizer:
             window=self.window,
             provenance=replace(self.provenance, seed=seed, evaluations=settings.evaluations),
         )
+
+    def _erase(self, batch: NoduleBatch, seed: int) -> NoduleBatch:
+        """The batch with healthy tissue where something is to be erased first."""
+        erased = batch["erased"]
+        where = erased.flatten(1).any(1)
+        shape = (-1, *(1,) * (erased.ndim - 1))
+        mask = torch.where(where.view(shape), erased, batch["mask"])
+        none = torch.full_like(batch["subtype"], NO_NODULE)
+        lying = {
+            name: value for name, value in batch.items() if name not in ("erased", "histogram")
+        }
+        healthy = {**lying, "mask": mask, "subtype": none}
+        made = self(self.with_histograms(cast(NoduleBatch, healthy)), seed).image
+        left = {name: value for name, value in batch.items() if name != "erased"}
+        image = torch.where(where.view(shape), made, batch["image"])
+        return cast(NoduleBatch, {**left, "image": image})
 
     def _check_histogram(self, batch: NoduleBatch) -> None:
         """Refuse to meet the histogram of what lies where a nodule is wanted."""
@@ -235,6 +256,7 @@ class Synthesizer:
         Raises:
             ValueError: If a histogram has another number of bins than the model.
         """
+        self.network.check(batch)
         bank, bins = self.bank, self.facts.histogram_bins
         if bank is None:
             return batch

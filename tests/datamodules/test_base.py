@@ -175,9 +175,13 @@ def test_lightning_may_take_an_order_of_its_own(tmp_path: Path) -> None:
 
 def test_lightning_refuses_to_resume_on_other_data(tmp_path: Path) -> None:
     train(tmp_path, BallModule(seed=3, augmented_copies=2), max_steps=1)
-    other = BallModule(seed=4, augmented_copies=2)
-    with pytest.raises(ValueError, match="resume with the same files"):
-        train(tmp_path, other, tmp_path / "last.ckpt", max_steps=2)
+    others = {
+        "resume with the same files": BallModule(seed=3, augmented_copies=3),
+        "give --seed_everything 3 to go on": BallModule(seed=4, augmented_copies=2),
+    }
+    for told, other in others.items():
+        with pytest.raises(ValueError, match=told):
+            train(tmp_path, other, tmp_path / "last.ckpt", max_steps=2)
 
 
 def test_fingerprint_and_checkpoint() -> None:

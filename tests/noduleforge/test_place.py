@@ -180,7 +180,9 @@ def test_a_turned_shape_keeps_its_volume() -> None:
     volume = float(array.sum()) * 2.0 * 0.8 * 0.8
     rng = np.random.default_rng(0)
     for scale in (0.8, 1.0, 1.25):
-        shape, reach = turned(Volume(array, (2.0, 0.8, 0.8), (0.0,) * 3, np.eye(3)), scale, rng)
+        shape, reach = turned(
+            Volume(array, (2.0, 0.8, 0.8), (0.0,) * 3, np.eye(3)), scale, (1.0,) * 3, rng
+        )
         assert shape.array.sum() == pytest.approx(volume * scale**3, rel=0.05)
         inside = np.argwhere(shape.array)
         assert np.linalg.norm(inside - inside.mean(0), axis=1).max() == pytest.approx(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batch import UNKNOWN_SUBTYPE, NoduleBatch
+from datamodules.batch import NO_NODULE, UNKNOWN_SUBTYPE, NoduleBatch
 from lightning_modules.core.conditioners import (
     AttributeConditioner,
     BackgroundConditioner,
@@ -195,9 +195,10 @@ def test_channels_of_a_vector_are_spread_over_the_mask(
 
 
 def test_subtype_is_one_hot_and_zero_where_unknown(make_batch: MakeBatch) -> None:
-    batch = make_batch(2, size=4)
-    batch["subtype"] = torch.tensor([2, 0, UNKNOWN_SUBTYPE, 1])
-    expected = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    batch = make_batch(2, size=5)
+    batch["subtype"] = torch.tensor([2, 0, UNKNOWN_SUBTYPE, 1, NO_NODULE])
+    expected = torch.eye(4)[[2, 0, 0, 1, 3]]
+    expected[2] = 0
     assert torch.equal(SubtypeConditioner().vector(batch), expected)
 
 
