@@ -63,6 +63,13 @@ def test_two_processes_train_both_stages(tmp_path: Path, store: Path) -> None:
     overlay: dict[str, Any] = {"data": {"init_args": data}}
     codec = {"model": {"init_args": {"codec": CODEC, "roi": ROI}}}
     last = fit(["ct/autoencoder"], overlay | codec, tmp_path / "autoencoder", 2)
+    # one process goes on behind the nodules of both, with batches of another size
+    data["batch_size"] = 5
+    on = {"trainer": {"max_steps": 4}, "ckpt_path": "last"}
+    run("fit", ["ct/autoencoder"], overlay | codec | on, tmp_path / "autoencoder", 1)
+    found = torch.load(last, weights_only=True)
+    assert (found["global_step"], found["LIDCDataModule"]["consumed"]) == (4, 2 * 2 * 2 + 2 * 5)
+    data["batch_size"] = 2
     model = {
         "codec": CODEC,
         "roi": ROI,

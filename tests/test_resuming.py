@@ -63,7 +63,7 @@ class Runs:
     def __init__(self, root: Path, store: Path, radiographs: Path) -> None:
         self.root = root
         fractions = [0.5, 0.25, 0.25]
-        common: dict[str, Any] = {"batch_size": 2, "cache_dir": None}
+        common: dict[str, Any] = {"batch_size": 2, "cache_dir": None, "batches_per_epoch": 4}
         common |= {"fractions": fractions, "root": str(store), "select": None}
         background_radiographs = {
             "class_path": "ChestXray14Collection",

@@ -190,6 +190,7 @@ def mixed(make_data: Make) -> Callable[..., CombinedDataModule]:
             (0.6, 0.2, 0.2),
             Roi((16, 16)),
             batch_size=4,
+            batches_per_epoch=5,
             cache_dir=None,
         )
 
