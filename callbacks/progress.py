@@ -53,13 +53,16 @@ class RunProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End."""
-        self._close()
+        self._end(trainer, pl_module)
+        if self._training is not None:
+            self._training.close()
+            self._training = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """End likewise."""
-        self._close()
+        self.on_train_end(trainer, pl_module)
 
     def _begin(self, what: str, batches: int | float | list[int | float]) -> None:
         total = sum(batches) if isinstance(batches, list) else batches
@@ -76,7 +79,7 @@ class RunProgress(ProgressBar):
         if self._evaluation is not None:
             self._evaluation.update()
 
-    def _end(self, *_: Any) -> None:
+    def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._evaluation is not None:
             self._evaluation.close()
             self._evaluation = None
@@ -95,12 +98,6 @@ class RunProgress(ProgressBar):
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _advance
     on_validation_end = on_test_end = on_predict_end = _end
-
-    def _close(self) -> None:
-        self._end()
-        if self._training is not None:
-            self._training.close()
-            self._training = None
 
     def _told_loss(self) -> str:
         return "" if self._loss is None else f"loss {float(self._loss):.4g}"

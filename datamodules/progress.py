@@ -1,10 +1,13 @@
 """How far something is: a bar on a terminal, and elsewhere a line each half minute."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines in a log; what takes less has none."""
@@ -20,7 +23,7 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic for type checkers alo
     """
 
     def __init__(self, *args: Any, remark: Callable[[], str] = str, **kwargs: Any) -> None:
-        self.remark = remark
+        self.remark, self.has_line = remark, False
         self.terminal = bool(getattr(kwargs.get("file") or sys.stderr, "isatty", bool)())
         if not self.terminal:
             # no line at the start, and then one when an item ends after so many seconds
@@ -50,20 +53,31 @@ class Progress(tqdm):  # type: ignore[type-arg]  # generic for type checkers alo
             parts.append(f"{self.format_interval(known['elapsed'])} in all")
         return f"{str(known['prefix']).removesuffix(': ')}: {', '.join(parts)}"
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or write a line."""
         if self.terminal:
-            return bool(super().display(msg, pos))
+            super().display(msg, pos)
+            return
+        self.has_line = True
         self.fp.write(f"{self.line()}\n")
         self.fp.flush()
-        return True
 
     def close(self) -> None:
         """Remove the bar, or write the last line if there was one before."""
         if self.terminal or self.disable:
             super().close()
             return
-        if self.last_print_t >= self.start_t + self.delay and self.n > self.last_print_n:
+        if self.has_line and self.n > self.last_print_n:
             self.display()
         self.disable = True
-        self._decr_instances(self)
+        self._decr_instances(self)  # type: ignore[attr-defined]  # which the types leave out
+
+
+@contextmanager
+def beside_bars(*loggers: str) -> Iterator[None]:
+    """Let these loggers and the root write above bars instead of into them, on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with logging_redirect_tqdm([logging.getLogger(name) for name in ("root", *loggers)]):
+        yield

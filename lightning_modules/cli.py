@@ -31,6 +31,7 @@ from callbacks.processes import EndsTogether
 from callbacks.progress import RunProgress
 from datamodules.failures import one_line, refusal, told_in_one_sentence
 from datamodules.io.whole_files import remove_leftovers
+from datamodules.progress import beside_bars
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
 from lightning_modules.event_logger import EventLogger
@@ -170,7 +171,7 @@ class NoduleForgeCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer.callbacks or []
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if settings.enable_progress_bar is not False and not has_bar:
-            kwargs["callbacks"] = [*given, RunProgress()]
+            self.trainer_defaults["callbacks"].append(RunProgress())
         if settings.logger is None:
             # what other commands measure does not mix with training
             table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
@@ -205,6 +206,7 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("high")
     try:
         with (
+            beside_bars("lightning.pytorch"),
             told_in_one_sentence("error", PACKAGES, (MisconfigurationException,)),
             ExitStack() as NoduleForgeCLI.until_end,
         ):
