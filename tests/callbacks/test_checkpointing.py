@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -128,6 +129,15 @@ def test_an_interval_has_to_be_above_0() -> None:
         Checkpoints(every_minutes=0)
     assert Checkpoints(every_n_train_steps=9).interval == "9 steps or 5 minutes"
     assert Checkpoints(every_minutes=float("inf"), every_n_train_steps=9).interval == "9 steps"
+
+
+def test_other_intervals_count_when_a_run_goes_on(tmp_path: Path) -> None:
+    fit(tmp_path, steps=5)
+    saves = Saves()
+    with warnings.catch_warnings(record=True) as given:
+        fit(tmp_path, saves, steps=12, saved={"every_n_train_steps": 3})
+    assert saves.steps == [6, 9, 12]
+    assert not [one for one in given if "callbacks" in str(one.message)]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
-from noduleforge import cli
+from noduleforge import cli, lightning_command
 
 COMMANDS = {
     name: command
@@ -139,3 +139,19 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     )
     assert "usage: noduleforge" in done.stdout
     assert set(done.stderr.split()) & HEAVY == set()
+
+
+def test_control_c_during_imports_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the `lightning` command, whose libraries take seconds."""
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lightning_modules.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt)])
+    with pytest.raises(SystemExit) as ended:
+        lightning_command.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Stopped before anything was done.\n"
