@@ -133,7 +133,6 @@ def test_a_job_comes_back_from_what_takes_its_nodes(site: Site, straight: dict[s
     What waits for its end goes on waiting.
     """
     run = Path("runs/stopped")
-    node = site.call("sinfo", "-ho", "%n").strip()
 
     def time_limit() -> None:
         # the signal is sent two minutes before: at once
@@ -147,9 +146,9 @@ def test_a_job_comes_back_from_what_takes_its_nodes(site: Site, straight: dict[s
         site.call("scontrol", "requeue", job)
 
     def node_down() -> None:
-        site.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        site.lose_node(job)
         site.comes_back(job, len(events))
-        site.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        site.return_node()
 
     events = [time_limit, requeue, site.preempt, node_down]
     for number in range(len(events)):
@@ -178,8 +177,7 @@ def test_what_is_cancelled_or_fails_stays_so_and_goes_on_when_submitted_again(
     (site.home / run / "hold-3").unlink()
     job = site.train(run, hold=5)
     site.held(run, 5)
-    tasks = [line.split() for line in site.call("scontrol", "listpids", f"{job}.0").splitlines()]
-    (killed,) = [int(words[0]) for words in tasks if words[-1] == "1"]
+    (killed,) = [int(words[0]) for words in site.processes(f"{job}.0") if words[-1] == "1"]
     os.kill(killed, signal.SIGKILL)
     site.ends(job, "FAILED")
     (site.home / run / "hold-5").unlink()

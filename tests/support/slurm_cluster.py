@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
-ReturnToService=2
+ReturnToService=1
 KillWait={kill_wait}
 # how long what has ended can be asked for
 MinJobAge=3600
@@ -77,7 +78,8 @@ class Cluster:
         self.environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
         for part in ("state", "spool"):
             (folder / part).mkdir()
-        settings = {"host": socket.gethostname().split(".")[0], "user": getpass.getuser()}
+        self.host = socket.gethostname().split(".")[0]
+        settings = {"host": self.host, "user": getpass.getuser()}
         numbers = {"cpus": CPUS, "kill_wait": KILL_WAIT_S, "grace": GRACE_S, "ports": free_ports(2)}
         (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, **settings, **numbers))
         gpus = [folder / f"gpu{number}" for number in range(CPUS)]  # SLURM wants a file for each
@@ -102,20 +104,41 @@ class Cluster:
         )
 
     def _start(self, *words: str) -> None:
-        with (self.folder / f"{words[0]}.log").open("wb") as log:
-            daemon = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
+        with (self.folder / f"{words[0]}.log").open("ab") as log:
+            # Control-C is for the tests, which end the daemons then
+            own: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True}
+            daemon = subprocess.Popen(words, env=self.environment, **own)
         self.daemons.append(daemon)
+
+    def lose_node(self, job: str) -> None:
+        """End a job's processes and slurmd as a power failure would; the node is down."""
+        processes = {int(words[0]) for words in self.processes(job)}
+        of_steps = {int(Path(f"/proc/{one}/stat").read_text().split()[3]) for one in processes}
+        slurmd = self.daemons.pop()
+        for process in (slurmd.pid, *of_steps, *processes):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        slurmd.wait()
+        self._set_node("State=DOWN", "Reason=test")
+
+    def return_node(self) -> None:
+        """Bring the node back."""
+        self._start("slurmd", "-D", "-c")
+        self._set_node("State=RESUME")
+
+    def _set_node(self, *words: str) -> None:
+        self.call("scontrol", "update", f"NodeName={self.host}", *words)
 
     def stop(self) -> None:
         """End all jobs, then the daemons."""
-        if not any(daemon.poll() for daemon in self.daemons):
-            jobs = self.call("squeue", "-ho", "%A").split()
-            if jobs:
+        try:
+            if jobs := self.call("squeue", "-ho", "%A").split():
                 self.call("scancel", *jobs)
-            self.wait_for(lambda: not self.call("squeue", "-ho", "%A").split(), "jobs have ended")
-        for daemon in reversed(self.daemons):
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait(60)
+                self.wait_for(lambda: not self.call("squeue", "-ho", "%A"), "jobs have ended", 60)
+        finally:
+            for daemon in reversed(self.daemons):
+                daemon.send_signal(signal.SIGTERM)
+                daemon.wait(60)
 
     def call(self, *words: str, **options: Any) -> str:
         """What a command of SLURM prints."""
@@ -134,6 +157,11 @@ class Cluster:
         """A field of what `scontrol show job` says of a job."""
         said = f" {self.call('scontrol', '--oneliner', 'show', 'job', job)} "
         return said.split(f" {name}=")[1].split(" ")[0]
+
+    def processes(self, job: str) -> list[list[str]]:
+        """Those of a running job: number, job, step, local and global rank."""
+        listed = self.call("scontrol", "listpids", job).splitlines()[1:]
+        return [line.split() for line in listed]
 
     def wait_for(
         self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S
