@@ -1,7 +1,9 @@
 """A training that waits where a test wants to stop it."""
 
+import signal
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -9,15 +11,26 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Held(Callback):
-    """Waits after step N until it is stopped, or nothing named `hold-N` is in the run's folder.
+    """Waits after step N for as long as a file `hold-N` is in the run's folder, or until SIGTERM.
 
-    While it waits there is a file `waits-N-RANK`.
+    While it waits there is a file `waits-N-RANK`. What SIGTERM is to do is done all the same.
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Wait after the step."""
         hold = Path(trainer.default_root_dir) / f"hold-{trainer.global_step}"
-        waits = hold.with_name(f"waits-{trainer.global_step}-{trainer.global_rank}")
-        while hold.exists() and not trainer.received_sigterm:
-            waits.touch()
+        if not hold.exists():
+            return
+        terminated = False
+        handler: Any = signal.getsignal(signal.SIGTERM)
+
+        def terminate(number: int, frame: FrameType | None) -> None:
+            nonlocal terminated
+            terminated = True
+            handler(number, frame)
+
+        signal.signal(signal.SIGTERM, terminate)
+        hold.with_name(f"waits-{trainer.global_step}-{trainer.global_rank}").touch()
+        while hold.exists() and not terminated:
             time.sleep(0.05)
+        signal.signal(signal.SIGTERM, handler)

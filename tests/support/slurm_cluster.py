@@ -129,12 +129,16 @@ class Cluster:
     def _set_node(self, *words: str) -> None:
         self.call("scontrol", "update", f"NodeName={self.host}", *words)
 
+    def cancel_all(self) -> None:
+        """End all jobs."""
+        if jobs := self.call("squeue", "-ho", "%A").split():
+            self.call("scancel", *jobs)
+            self.wait_for(lambda: not self.call("squeue", "-ho", "%A"), "jobs have ended", 60)
+
     def stop(self) -> None:
         """End all jobs, then the daemons."""
         try:
-            if jobs := self.call("squeue", "-ho", "%A").split():
-                self.call("scancel", *jobs)
-                self.wait_for(lambda: not self.call("squeue", "-ho", "%A"), "jobs have ended", 60)
+            self.cancel_all()
         finally:
             for daemon in reversed(self.daemons):
                 daemon.send_signal(signal.SIGTERM)
