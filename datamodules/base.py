@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -369,6 +370,13 @@ class NoduleDataModule(LightningDataModule, ABC):
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """Let a loader's process live when its whole group is asked to stop: the run ends it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Let a loader's process outlive that its whole group is asked to stop: the run ends it.
+
+    Should the run leave that to its own exit, Python sends SIGTERM once more, and waits.
+    """
+
+    def outlive_one(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, outlive_one)

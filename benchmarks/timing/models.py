@@ -3,14 +3,15 @@
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from torch import nn
 
-from datamodules.batch import NoduleBatch, Roi
+from datamodules.batch import SUBTYPES, NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.conditioners import SubtypeConditioner
 from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import SamplingConfig
@@ -61,6 +62,10 @@ def build(
     roi, sampling = Roi(**sizes["roi"]), SamplingConfig()
     model = make(head, codec, unet, process, roi=roi, sampling=sampling, **settings)
     model.configure_model()
+    if "subtype" in model.denoiser.conditioners:  # as if there had been each in training
+        nodules: Any = {"subtype": torch.tensor([*range(len(SUBTYPES))])}
+        cast(SubtypeConditioner, model.denoiser.conditioners["subtype"]).prepare([nodules])
+        model.ema.module.load_state_dict(model.denoiser.state_dict())
     return model.to(device)
 
 

@@ -166,8 +166,8 @@ class LIDCNodules(NoduleSet):
     def without_healthy(self) -> "LIDCNodules":
         """The nodules without regions of healthy lung."""
         kept = [k for k, code in enumerate(self.subtypes) if code != NO_NODULE]
-        table = self.table.iloc[kept].reset_index(drop=True)
-        return LIDCNodules(self.root, table, [self.subtypes[k] for k in kept], self.roi)
+        codes = [self.subtypes[k] for k in kept]
+        return LIDCNodules(self.root, self.table.iloc[kept], codes, self.roi)
 
     def facts(self) -> Iterable[str]:
         """List rows, files, their sizes and the ROI."""

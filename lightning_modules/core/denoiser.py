@@ -168,11 +168,6 @@ class Denoiser(nn.Module):
         for conditioner in self.conditioners.values():
             conditioner.prepare(batches)  # type: ignore[operator]
 
-    def check(self, batch: NoduleBatch) -> None:
-        """Refuse a request that training has said nothing about; raises as `Conditioner.check`."""
-        for conditioner in self.conditioners.values():
-            conditioner.check(batch)  # type: ignore[operator]
-
     def forward(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """Prediction of the diffusion target.
 

@@ -13,7 +13,7 @@ from lightning_modules.core.adapters import load_adapter
 from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import HistogramConditioner
-from lightning_modules.core.conditioning import Surroundings
+from lightning_modules.core.conditioning import Conditioner, Surroundings
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.description import build
 from lightning_modules.core.facts import ModelFacts
@@ -161,7 +161,7 @@ class Synthesizer:
             return match_histogram(image, mask, requested, self.window, batch["index"], seed)
 
         self._check_histogram(batch)
-        self.network.check(batch)
+        self._check(batch)
         region = inpaint_mask(mask, facts.margin_voxels)
         latent_region = to_latent_mask(region, self.codec.compression)
         context = self._encode(mean_fill(facts.window.normalize(background), region))
@@ -210,6 +210,11 @@ class Synthesizer:
         image = torch.where(where.view(shape), made, batch["image"])
         return cast(NoduleBatch, {**left, "image": image})
 
+    def _check(self, batch: NoduleBatch) -> None:
+        """Refuse a request that training has said nothing about; raises as `Conditioner.check`."""
+        for conditioner in self.network.conditioners.values():
+            cast(Conditioner, conditioner).check(batch)
+
     def _check_histogram(self, batch: NoduleBatch) -> None:
         """Refuse to meet the histogram of what lies where a nodule is wanted."""
         if self.sampling.histogram != "none" and self.bank is None and "histogram" not in batch:
@@ -256,7 +261,7 @@ class Synthesizer:
         Raises:
             ValueError: If a histogram has another number of bins than the model.
         """
-        self.network.check(batch)
+        self._check(batch)
         bank, bins = self.bank, self.facts.histogram_bins
         if bank is None:
             return batch

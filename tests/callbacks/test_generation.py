@@ -78,7 +78,9 @@ class Recorder(GenerationMetric):
 @pytest.fixture
 def data(store: Path) -> LIDCDataModule:
     settings: dict[str, Any] = {"roi": Roi(16), "batch_size": 4, "cache_dir": None}
-    return LIDCDataModule(store, fractions=(0.5, 0.25, 0.25), augmented_copies=3, **settings)
+    return LIDCDataModule(
+        store, fractions=(0.5, 0.25, 0.25), augmented_copies=3, batches_per_epoch=4, **settings
+    )
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
         words += ["--trainer.default_root_dir", str(tmp_path / f"arms/{arm}-0")]
         main(["fit", *words])
         main(["test", *words])
-        counted = re.findall(r"train: \d+ images, (\d+) with", caplog.text)
+        counted = re.findall(r"train \d+ images, (\d+) with", caplog.text)
         with_nodule[arm] = int(counted[-1])
     real = with_nodule["none"]
     assert with_nodule == {

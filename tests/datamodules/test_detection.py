@@ -203,7 +203,7 @@ def test_training_draws_both_kinds_of_images_equally_often(tmp_path: Path) -> No
     plain = module(
         sources, radiograph_size=8, radiograph_spacing_mm=10.0, batch_size=40, balance=False
     )
-    (batch,) = plain.train_dataloader()
+    batch = next(iter(plain.train_dataloader()))
     assert batch["attributes"]["nodule"].sum() == 2
 
 
