@@ -109,7 +109,6 @@ def whole_volume(
     model = build(CTDiffusion, CTHead(), sizes_of(configs, changes), machine.device).eval()
     ours = sampled(model, make_batch(model, 1), machine)
     maisi = Maisi(sides, machine)
-    maisi.evaluation()
     one = machine.seconds(maisi.evaluation)
     if whole := 3 * STEPS * one < machine.left:
         times = machine.in_turn({"ours": ours, "MAISI-v2": maisi.denoise}, 3)

@@ -30,7 +30,7 @@ def synthesis(
     """
     model = build(CTDiffusion, CTHead(), sizes_of(configs, changes), machine.device).eval()
     names = {"what": what, "parameters_m": parameters_m(model.denoiser)}
-    a_nodule = 0.0
+    a_nodule, flops = 0.0, {}
     for size in batches:
         if (needed := 4 * a_nodule * size) > machine.left:
             reason = f"would take about {needed:.0f} s, {max(machine.left, 0):.0f} s are left"
@@ -44,7 +44,7 @@ def synthesis(
                 model.sample(batch)
 
         try:
-            flops = {n: flops_of(lambda n=n: sample(n)) for n in (20, 8)}
+            flops = flops or {n: flops_of(lambda n=n: sample(n)) / size for n in (20, 8)}
             steps = {str(n): lambda n=n: sample(n) for n in (20, 8)}
             times = machine.in_turn(steps, 7)
         except torch.OutOfMemoryError:
@@ -57,6 +57,6 @@ def synthesis(
                 "batch": size,
                 "evaluations": int(evaluations),
                 "nodules_per_s": spread([size / seconds for seconds in spent]),
-                **machine.computing(flops[int(evaluations)], sorted(spent)[len(spent) // 2]),
+                **machine.computing(size * flops[int(evaluations)], sorted(spent)[len(spent) // 2]),
                 "memory_mib": round(machine.memory_mib()),
             }
