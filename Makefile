@@ -61,7 +61,7 @@ ablations: $(INSTALLED) ## train four arms with two seeds each on the embedded s
 	@echo "See runs/ablations/comparison.md, comparison.png and pictures.png"
 
 test: $(INSTALLED) ## run the test suite, with a part of the faulty inputs
-	$(BIN)/python -m pytest -n auto -m 'not faults and not slurm'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not faults and not slurm'
 
 test-fast: $(INSTALLED) ## run the tests that take less than 10 s each
 	$(BIN)/python -m pytest -n auto -m 'not slow and not faults and not slurm'
