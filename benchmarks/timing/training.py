@@ -155,7 +155,11 @@ def training(
         folder = Path(temporary)
         workers = 8 if on_gpu else 0
         timer = {"device": machine.device, "sizes": machine.sizes, "until": machine.until}
-        timer |= {"block": 10 if on_gpu else 1, "ahead": 2 * workers + 2, "rounds": 15}
+        timer |= {
+            "block": 10 if on_gpu else 1,
+            "ahead": 2 * workers + 2,
+            "rounds": 3 if machine.sizes == "tiny" else 15,
+        }
         roi = Roi(**sizes_of(configs, changes)["roi"])
         # 70 % of them are trained with
         write_store(folder / "store", 30 + 2 * batch, int(roi.shape(3)[0] * roi.spacing_mm) + 8)
