@@ -104,7 +104,9 @@ def precision(device: str) -> str:
 def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
     """Median and quartiles; those of one value are itself."""
     given = list(values)
-    quartiles = statistics.quantiles(given, n=4) if len(given) > 1 else given * 3
+    quartiles = (
+        statistics.quantiles(given, n=4, method="inclusive") if len(given) > 1 else given * 3
+    )
     low, middle, high = (float(f"{value:.{digits}g}") for value in quartiles)
     return {"median": middle, "low": low, "high": high, "rounds": len(given)}
 

@@ -102,7 +102,11 @@ def insertion(
         "evaluations": model.sampling.evaluations,
         "ms": milliseconds(times["ours"]),
     }
-    smaller = "" if peer == shape else f"; the scan has {np.prod(shape) / np.prod(peer):.0f} times"
+    smaller = (
+        ""
+        if peer == shape
+        else f"; the scan has {np.prod(shape) / np.prod(peer):.0f} times as many"
+    )
     yield {
         "what": "MAISI-v2: denoising the whole latent volume",
         "evaluations": STEPS,

@@ -36,7 +36,9 @@ def test_there_is_one_round_where_time_is_up() -> None:
 
 
 def test_quartiles_and_ratios_of_rounds() -> None:
-    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "low": 1.5, "high": 4.5, "rounds": 5}
+    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "low": 2, "high": 4, "rounds": 5}
+    assert spread([1, 2]) == {"median": 1.5, "low": 1.25, "high": 1.75, "rounds": 2}
+    assert spread([7]) == {"median": 7, "low": 7, "high": 7, "rounds": 1}
     assert ratio([2, 6, 4], [1, 2, 4])["median"] == 2  # of 2, 3 and 1
 
 
