@@ -14,11 +14,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from callbacks.distributed import gather_rows
 from datamodules.batch import NoduleBatch, Provenance, Synthesis, Synthesizes, subtype_name
 from datamodules.io.whole_files import written_whole
+from datamodules.loading import load_batches
 from datamodules.progress import Progress
 from lightning_modules.core.window import IntensityWindow
 
@@ -234,10 +235,10 @@ class GenerationMetrics(Callback):
         number = min(number, len(dataset) // dataset.augmented_copies)
         mine = range(trainer.global_rank, number, trainer.world_size)
         size = data.batch_size
-        loader = DataLoader(
+        loader = load_batches(
             Subset(dataset, [place * dataset.augmented_copies for place in mine]),
             size,
-            num_workers=data.num_workers,
+            data.num_workers,
         )
         quiet = not trainer.is_global_zero
         bar = Progress(loader, f"{split}: {what}", leave=False, disable=quiet, unit="batch")

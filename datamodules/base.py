@@ -1,11 +1,9 @@
 """What all data modules share: loaders over splits of nodules, and cached latents."""
 
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from datamodules.collections.base import NoduleSet
 from datamodules.dataset import NoduleDataset
 from datamodules.digest import sha256
 from datamodules.latents import LatentCache
+from datamodules.loading import load_batches
 from datamodules.patients import patient_key
 from datamodules.sampler import DrawnItems, SubtypeSampler
 from datamodules.splits import SPLITS, Split
@@ -358,25 +357,11 @@ class NoduleDataModule(LightningDataModule, ABC):
         return self._loader(dataset, sampler=BatchesInTurn(dataset, self.batch_size, world, rank))
 
     def _loader(self, items: Dataset[NoduleBatch], **settings: Any) -> DataLoader[NoduleBatch]:
-        return DataLoader(
+        return load_batches(
             items,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            self.batch_size,
+            self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals_to_the_run,
             **settings,
         )
-
-
-def _leave_signals_to_the_run(_: int) -> None:
-    """Let a loader's process outlive that its whole group is asked to stop: the run ends it.
-
-    Should the run leave that to its own exit, Python sends SIGTERM once more, and waits.
-    """
-
-    def outlive_one(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, outlive_one)

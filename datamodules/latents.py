@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.batch import NoduleBatch
 from datamodules.io.whole_files import is_another_process
+from datamodules.loading import load_batches
 from datamodules.progress import Progress
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class LatentCache(Dataset[NoduleBatch]):
             if not begun:
                 return cls(directory)
             (temporary,) = begun
-            loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=num_workers)
+            loader = load_batches(Subset(dataset, mine), batch_size, num_workers)
             with ExitStack() as stack:
                 files = {
                     path.stem: stack.enter_context(closing(_Rows(path)))

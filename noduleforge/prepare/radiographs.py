@@ -13,8 +13,8 @@ from datamodules.collections.chestxray14 import SIDE, read_boxes, read_entries
 from datamodules.collections.jsrt import JSRTCollection, read_table
 from datamodules.io.radiographs import lies_on_its_side, read_grey, read_img
 from datamodules.io.whole_files import written_whole
+from datamodules.processes import processes
 from datamodules.progress import Progress
-from noduleforge.prepare.processes import processes
 from noduleforge.prepare.store import print_report, row, write_table
 
 JSRT_NODULES, JSRT_NORMAL = 154, 93

@@ -20,9 +20,9 @@ from datamodules.io.volumes import (
     write_volume,
 )
 from datamodules.io.whole_files import LEFTOVER, remove_leftovers, written_whole
+from datamodules.processes import processes
 from datamodules.progress import Progress
 from noduleforge.prepare.cases import Case, Records, Rows
-from noduleforge.prepare.processes import processes
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,7 @@
 
 import errno
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -181,33 +178,3 @@ def test_control_c_ends_without_a_traceback(capsys: Err) -> None:
 
     assert said(stop, capsys, 130) == ""
     assert said(stop_as_lightning_does, capsys, 130) == ""
-
-
-STOPPED = """
-import os, signal, sys, time
-from datamodules.failures import told_in_one_sentence
-from noduleforge.prepare.processes import processes
-
-if __name__ == "__main__":
-    with told_in_one_sentence("error", []), processes(2) as pool:
-        waiting = [pool.submit(time.sleep, 0.2) for _ in range(1000)]
-        waiting[0].result()
-        os.killpg(0, signal.SIGINT)  # as a terminal does
-        waiting[-1].result()
-"""
-
-
-@pytest.mark.slow
-def test_control_c_ends_processes_without_a_traceback(tmp_path: Path) -> None:
-    path = tmp_path / "stopped.py"
-    path.write_text(textwrap.dedent(STOPPED))
-    ended = subprocess.run(
-        [sys.executable, path],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        start_new_session=True,
-    )
-    assert ended.returncode == 128 + signal.SIGINT
-    assert ended.stderr == ""
