@@ -166,6 +166,15 @@ def test_training_goes_on_behind_the_nodules_of_two_processes(tmp_path: Path) ->
     assert [draw for draw, _ in last.seen] == list(range(12, 28))
 
 
+def test_fewer_batches_than_processes_are_refused() -> None:
+    data = BallModule(batch_size=4)
+    data.setup()
+    data.datasets["predict"] = data.datasets["train"]
+    data.trainer = SimpleNamespace(world_size=8, global_rank=0)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"batch\(es\) of 4 for 8 processes: lower batch_size"):
+        data.predict_dataloader()
+
+
 def test_lightning_may_take_an_order_of_its_own(tmp_path: Path) -> None:
     data = BallModule(batch_size=2, balance=False)
     with pytest.warns(UserWarning, match="overfit"):
