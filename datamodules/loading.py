@@ -19,7 +19,10 @@ def load_batches(
         num_workers: number of processes; with 0 the run loads its batches itself.
         settings: others of `DataLoader`.
     """
-    context = LOADERS if num_workers else None
     return DataLoader(
-        items, batch_size, num_workers=num_workers, multiprocessing_context=context, **settings
+        items,
+        batch_size=batch_size,  # by name, as Lightning makes loaders anew from their arguments
+        num_workers=num_workers,
+        multiprocessing_context=LOADERS if num_workers else None,
+        **settings,
     )
