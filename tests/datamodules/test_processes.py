@@ -21,6 +21,8 @@ from datamodules.failures import told_in_one_sentence
 from datamodules.processes import processes
 
 if __name__ == "__main__":
+    # a test in the background inherits that Control-C is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with told_in_one_sentence("error", []), processes(2) as pool:
         waiting = [pool.submit(time.sleep, 0.2) for _ in range(1000)]
         if sys.argv[1] == "working":
