@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from datamodules.splits import split_of
+from lightning_modules.cli import main
 
 pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
@@ -36,11 +37,15 @@ def run(
     """Run a command with configs and what is laid over them."""
     path = root.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({**overlay, "trainer": TRAINER | overlay.get("trainer", {})}))
-    command = [sys.executable, "-m", "lightning_modules.cli", subcommand]
+    words = [subcommand]
     for config in [*[ROOT / f"configs/{stage}.yaml" for stage in stages], path]:
-        command += ["--config", str(config)]
-    command += ["--trainer.default_root_dir", str(root), "--trainer.devices", str(processes)]
-    command += ["--trainer.strategy", "ddp" if processes > 1 else "auto"]
+        words += ["--config", str(config)]
+    words += ["--trainer.default_root_dir", str(root)]
+    if processes == 1:
+        main([*words, "--trainer.devices", "1"])
+        return
+    command = [sys.executable, "-m", "lightning_modules.cli", *words]
+    command += ["--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

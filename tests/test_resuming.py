@@ -13,6 +13,8 @@ import torch
 import yaml
 from same import same
 
+from lightning_modules.cli import main
+
 pytestmark = pytest.mark.slow  # every test here trains in processes of its own
 
 ROOT = Path(__file__).parents[1]
@@ -107,10 +109,6 @@ class Runs:
         configs = [ROOT / f"configs/{modality}/{part}.yaml" for part in overlays.get(kind, [kind])]
         return ["fit", *[word for path in [*configs, file] for word in ("--config", str(path))]]
 
-    def finish(self, arguments: list[str]) -> None:
-        """Run a command to its end."""
-        assert _run(["-m", "lightning_modules.cli", *arguments]) == 0
-
     def weights(self, name: str) -> dict[str, Any]:
         """The last checkpoint of a run."""
         path = self.root / name / "checkpoints/last.ckpt"
@@ -118,7 +116,7 @@ class Runs:
         return checkpoint
 
 
-def _run(words: list[str]) -> int:
+def run(words: list[str]) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
     ended = subprocess.run(
@@ -146,11 +144,11 @@ def prepare(runs: Runs, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
         host = runs.data["cxr"]["background_radiographs"]["init_args"]["root"]
         normal = {"root": host, "batch_size": 2, "cache_dir": None}
         codec = runs.command("cxr/autoencoder", "codec", normal | {"points_per_radiograph": 1})
-    runs.finish(codec)
+    main(codec)
     path = str(runs.root / "codec/checkpoints/last.ckpt")
     if kind == "diffusion":
         return data, {"autoencoder": path}
-    runs.finish(runs.command("cxr/diffusion", "base", data, init_from=None, autoencoder=path))
+    main(runs.command("cxr/diffusion", "base", data, init_from=None, autoencoder=path))
     model = {"init_from": str(runs.root / "base/checkpoints/last.ckpt")}
     if kind == "adapter":
         return data | {"only": {"irregular": 1}}, model
@@ -167,7 +165,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(stage: str, runs: Runs, tmp_path: Pat
     Weights, moving average, optimizer, schedule and log are those of the run without a stop.
     """
     data, model = prepare(runs, stage)
-    runs.finish(runs.command(stage, "straight", data, **model))
+    main(runs.command(stage, "straight", data, **model))
     expected = runs.weights("straight")
     log = pd.read_csv(runs.root / "straight/metrics.csv")
     losses = [column for column in log if column.startswith("train/")]
@@ -181,9 +179,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(stage: str, runs: Runs, tmp_path: Pat
         "kill-while-saving": ("2", -signal.SIGKILL, 2),
     }.items():
         again = runs.command(stage, how, data, **model)
-        assert _run([str(script), how, moment, *again]) == status
+        assert run([str(script), how, moment, *again]) == status
         assert runs.weights(how)["global_step"] == saved
-        runs.finish(again)
+        main(again)
         found = runs.weights(how)
         parts = ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "noduleforge")
         assert same({p: expected[p] for p in parts}, {p: found[p] for p in parts}) == []

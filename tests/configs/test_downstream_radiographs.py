@@ -91,7 +91,8 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
             words += ["--data.init_args.per_real", "1"]
         words += ["--trainer.default_root_dir", str(tmp_path / f"arms/{arm}-0")]
         main(["fit", *words])
-        main(["test", *words])
+        if arm in ("none", "synthetic_only"):
+            main(["test", *words])
         counted = re.findall(r"train \d+ images, (\d+) with", caplog.text)
         with_nodule[arm] = int(counted[-1])
     real = with_nodule["none"]
@@ -99,9 +100,9 @@ def test_synthetic_radiographs_join_the_training_of_a_detector(
         **{"none": real, "copy_paste": 2 * real},
         **{"synthetic_half": real + round(real / 2), "synthetic_only": real},
     }
-    tested = {arm: pd.read_csv(tmp_path / f"arms/{arm}-0/detection.csv") for arm in with_nodule}
-    assert all(table["name"].equals(tested["none"]["name"]) for table in tested.values())
-    runs = [str(path) for path in (tmp_path / "arms").iterdir()]
+    runs = [str(tmp_path / f"arms/{arm}-0") for arm in ("none", "synthetic_only")]
+    none, synthetic = (pd.read_csv(f"{run}/detection.csv") for run in runs)
+    assert none["name"].equals(synthetic["name"])
     noduleforge(["compare", *runs, "--reference", "none", "--out", str(tmp_path / "comparison")])
     assert "froc_1" in (tmp_path / "comparison/comparison.md").read_text()
 
