@@ -73,6 +73,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
+        if Path(path).is_dir():
+            message = (
+                f"{path} is a folder, expected the file of a checkpoint: give an exported model as "
+                "model.init_args.init_from, and ckpt_path null."
+            )
+            raise ValueError(message)
         return absolute(read_checkpoint(Path(path)), Path(path).parent)
 
 

@@ -357,6 +357,7 @@ class NoduleDiffusion(LightningModule):
             **self._plain_facts(),
             "synthesizer": describe(parts),
             "data_fingerprint": data.fingerprint,
+            "training_data": {n: data.describe(part) for n, part in data.training.items()},
             "training_patients": sorted(self.patients),
         }
 

@@ -84,10 +84,14 @@ COMMANDS: Mapping[str, Command | Group] = {
     "memorization": Command(
         "noduleforge.memorization", "memorization", "Look for copies of training nodules."
     ),
+    "export": Command("noduleforge.export.export", "export", "Make a run a model that travels."),
 }
 
 LISTS = {"compare": "runs", "place": "studies"}
 """Commands that take a list of folders, and how their argument is called."""
+
+FOLDERS = {"inspect": "root", "export": "run"}
+"""Commands that take one folder, and how it is called."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -102,8 +106,8 @@ def main(args: Sequence[str] | None = None) -> None:
         options = words[1 + len(given) :]
         listed = [f"--{LISTS[words[0]]}={json.dumps(given)}"] if given else []
         words = [words[0], *listed, *options]
-    if words[:1] == ["inspect"] and words[1:] and not words[1].startswith("-"):
-        words.insert(1, "--root")
+    if words[1:] and words[0] in FOLDERS and not words[1].startswith("-"):
+        words.insert(1, f"--{FOLDERS[words[0]]}")
     command, options = find(words)
     if command is None:
         overview().parse_args(words)  # says what there is, and ends

@@ -1,17 +1,14 @@
 """Adapter folders as files: what peft reads, what else may stand in them, and their checksums."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.patients import UNKNOWN_PATIENTS
+from lightning_modules.core.folder_sums import SUMS, check_sums, write_sums
 
 CONFIG, WEIGHTS, PATIENTS = "adapter_config.json", "adapter_model.safetensors", "patients.json"
-
-SUMS = "SHA256SUMS"
-"""Checksums of the other files, as `sha256sum --check` reads them."""
 
 READ = {"peft_type", "r", "lora_alpha", "target_modules"}
 """What an adapter's config says."""
@@ -31,8 +28,7 @@ def complete(folder: Path, patients: Sequence[str]) -> None:
         patients: keys of those that the adapter was trained on; none where they are not known.
     """
     (folder / PATIENTS).write_text(json.dumps(list(patients) or [UNKNOWN_PATIENTS]))
-    lines = [f"{_sum(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / SUMS).write_text("".join(lines))
+    write_sums(folder, [path.name for path in folder.iterdir()])
 
 
 def check_folder(folder: Path) -> set[str]:
@@ -51,23 +47,10 @@ def check_folder(folder: Path) -> set[str]:
         if not (folder / name).is_file():
             message = f"{folder} holds no {name}: give a folder that an adapter run wrote."
             raise FileNotFoundError(message)
-    _check_sums(folder)
+    if (folder / SUMS).is_file():  # another program's adapter has none
+        check_sums(folder, "copy the folder again, or train the adapter again")
     _check_config(folder / CONFIG)
     return _patients(folder / PATIENTS)
-
-
-def _check_sums(folder: Path) -> None:
-    sums = folder / SUMS
-    if not sums.is_file():  # another program's adapter
-        return
-    for line in sums.read_text(errors="replace").splitlines():
-        told, _, name = line.partition("  ")
-        if name not in {path.name for path in folder.iterdir()} or _sum(folder / name) != told:
-            message = (
-                f"{folder / name} is missing or differs from its checksum in {SUMS}: it was "
-                "damaged or changed; copy the folder again, or train the adapter again."
-            )
-            raise ValueError(message)
 
 
 def _check_config(path: Path) -> None:
@@ -122,8 +105,3 @@ def _json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         message = f"{path} is no JSON ({error}): copy the adapter's folder again."
         raise ValueError(message) from error
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from zipfile import ZipFile
 import torch
 
 from datamodules.patients import UNKNOWN_PATIENTS
+from lightning_modules.core.model_folder import read_model
 
 ARCHIVE = b"PK\x03\x04"
 """What a zip archive begins with."""
@@ -19,13 +20,18 @@ def previous_file(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, read without running anything that it may hold.
+    """A checkpoint or an exported model, read without running anything that it may hold.
+
+    Args:
+        path: a file, or a folder of `noduleforge export`, which has what synthesis needs.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, or damaged; says how to go on from the one before it.
     """
     path = Path(path)
+    if path.is_dir():
+        return read_model(path)
     if not path.is_file():
         message = f"The checkpoint {path} is not a file: train it first, or correct the path."
         raise FileNotFoundError(message)

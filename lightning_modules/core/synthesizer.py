@@ -68,7 +68,8 @@ class Synthesizer:
         """The synthesizer in a checkpoint of a diffusion model, with its averaged weights.
 
         Args:
-            checkpoint: the file; nothing else of the run is needed, and nothing in it is run.
+            checkpoint: the file, or a folder of `noduleforge export`; nothing else of the run is
+                needed, and nothing in it is run.
             adapters: for each adapter on this base the folder that its run wrote.
             strengths: for each adapter that takes part its strength; by default all at 1.
 
@@ -104,7 +105,7 @@ class Synthesizer:
         for module in (codec, network):
             module.eval().requires_grad_(False)
         provenance = Provenance(
-            path.name, sampling.seed, sampling.evaluations, tuple(sorted(patients))
+            path.resolve().name, sampling.seed, sampling.evaluations, tuple(sorted(patients))
         )
         return cls(facts, codec, network, process, guidance, sampling, provenance)
 
