@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.before_after import index_page
+from callbacks.data_card import write_data_card
 from callbacks.distributed import gather_rows, patient_group
 from callbacks.edited_study import INSERTED, EditedStudy, Names, remove_leftovers
 from callbacks.writer import write_generator
@@ -43,11 +44,12 @@ class StudyWriter(Callback):
     In the run's folder: `studies/`, each in its source's form and geometry (a DICOM series stays
     one, image files keep format, type and scaling); `masks/`, one NIfTI for each nodule, and for
     DICOM one SEG for each study; `pictures/`, each nodule before and after in three planes, and
-    `index.html`, a page of them all; and `nodules.csv`, a row for each request with the reason of
-    each that failed, which LIDCDataModule reads with
-    `select: status == 'inserted'`. A study is written when its last nodule is synthesized, by
-    threads, while the next ones are; one that is written is not written again when the command is
-    run again. On several processes each writes its own studies, and the first the manifest.
+    `index.html`, a page of them all; a data card, `README.md`, with the share of requests that was
+    refused; and `nodules.csv`, a row for each request with the reason of each that failed, which
+    LIDCDataModule reads with `select: status == 'inserted'`. A study is written when its last
+    nodule is synthesized, by threads, while the next ones are; one that is written is not written
+    again when the command is run again. On several processes each writes its own studies, and the
+    first the manifest.
     """
 
     def __init__(self, names: Names = "pseudonyms", pictures: int = 1000) -> None:
@@ -180,6 +182,7 @@ class StudyWriter(Callback):
             writer.writeheader()
             writer.writerows(rows)
         inserted = [row for row in rows if row["status"] == INSERTED]
+        write_data_card(self.root, inserted, len(rows), provenance)
         with written_whole(self.root / "index.html") as page:
             page.write_text(index_page(inserted, self.root))
         if not inserted:

@@ -9,6 +9,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.data_card import write_data_card
 from callbacks.distributed import gather_in_order
 from callbacks.generation import code_version
 from datamodules.batch import (
@@ -55,7 +56,8 @@ class NiftiWriter(Callback):
     """Write each predicted nodule as NIfTI in HU with the source's geometry, mask beside it.
 
     The folder `synthetic` of the run then holds a data set of the form that LIDCDataModule reads,
-    its table `nodules.csv` last, and `generator.json`; every file and row is marked as synthetic.
+    its table `nodules.csv` last, `generator.json` and a data card, `README.md`; every file and row
+    is marked as synthetic.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,7 +126,9 @@ class NiftiWriter(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "synthetic"
-        write_generator(folder, cast(Synthesizes, pl_module).provenance)
+        provenance = cast(Synthesizes, pl_module).provenance
+        write_generator(folder, provenance)
+        write_data_card(folder, rows, len(rows), provenance)
         path = folder / "nodules.csv"
         with written_whole(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

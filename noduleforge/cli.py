@@ -85,6 +85,8 @@ COMMANDS: Mapping[str, Command | Group] = {
         "noduleforge.memorization", "memorization", "Look for copies of training nodules."
     ),
     "export": Command("noduleforge.export.export", "export", "Make a run a model that travels."),
+    "configs": Command("noduleforge.shipped_configs", "configs", "Copy the shipped configs."),
+    "doctor": Command("noduleforge.doctor", "doctor", "Say what works here, and what will not."),
 }
 
 LISTS = {"compare": "runs", "place": "studies"}

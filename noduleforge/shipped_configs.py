@@ -1,5 +1,6 @@
 """The configs that come with noduleforge."""
 
+import shutil
 from pathlib import Path
 
 
@@ -8,3 +9,27 @@ def configs_folder() -> Path:
     here = Path(__file__).parent
     installed = here / "configs"
     return installed if installed.is_dir() else here.parent / "configs"
+
+
+def configs(copy: Path) -> None:
+    """Copy the configs that come with noduleforge, to be used and edited.
+
+    Called `configs`, the folder is where the documents' commands look.
+
+    Args:
+        copy: folder to write, which must not exist.
+
+    Raises:
+        FileExistsError: If there is something at `copy`.
+    """
+    if copy.exists():
+        message = f"{copy} exists: give another folder, or move it away, as you may have changed it"
+        raise FileExistsError(message)
+    temporary = copy.with_name(f".{copy.name}-unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(configs_folder(), temporary)
+        temporary.rename(copy)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{sum(1 for _ in copy.rglob('*.yaml'))} configs: {copy}")

@@ -38,7 +38,7 @@ def test_commands_of_documents() -> None:
     for document in DOCUMENTS:
         blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
         lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-        commands += [shlex.split(line, comments=True) for line in lines if "--config" in line]
+        commands += [shlex.split(line, comments=True) for line in lines if "--config " in line]
     assert len(commands) > 20
     for words in commands:
         check(words)

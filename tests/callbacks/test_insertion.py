@@ -15,6 +15,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from huggingface_hub import DatasetCard
 from pydicom.uid import RLELossless
 from scipy.spatial.transform import Rotation
 
@@ -86,6 +87,15 @@ def test_every_nodule_is_on_the_page_and_failed_ones_are_not(insert: Insert) -> 
     assert "<h1>2 synthetic nodules</h1>" in page
     assert page.count("<img ") == 2
     assert "subtype: solid<br>diameter_mm: 7." in page
+    card = DatasetCard.load(root / "README.md")
+    assert (card.data.license, card.data.size_categories) == ("other", ["n<1K"])
+    for told in (
+        "| synthetic nodules | 2 (2 solid) |",
+        "| asked for | 3 |\n| refused | 1 (33.3 %) |",
+        "| patients whose images they are in | 1 |\n| patients that the generator has seen | 2 |",
+        "| weights | `painter.ckpt` |",
+    ):
+        assert told in card.content
 
 
 def test_a_copy_of_a_study_has_its_own_nodules(insert: Insert, scan: Volume) -> None:

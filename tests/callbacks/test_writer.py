@@ -46,3 +46,7 @@ def test_names_that_are_paths_stay_in_the_folder(tmp_path: Path) -> None:
         assert ".." not in path
         assert (tmp_path / "run/synthetic" / path).is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    card = (tmp_path / "run/synthetic/README.md").read_text()
+    assert "| synthetic nodules | 3 (3 solid) |" in card
+    assert "| refused | 0 (0.0 %) |" in card
+    assert not any(name in card for name in names)
