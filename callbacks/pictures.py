@@ -1,5 +1,6 @@
 """A picture of synthetic nodules that a person can judge."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -8,6 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.distributed import gather_in_order
+from callbacks.logged_pictures import log_picture
 from callbacks.planes import plane_of
 from datamodules.batch import (
     NO_NODULE,
@@ -80,9 +82,10 @@ class AdapterPicture(Callback):
                     if number == 0:
                         axes.set_title(title)
                 line[0].contour(batch["mask"][row, 0].cpu(), [0.5], colors="tab:orange")
-        path = f"{trainer.default_root_dir}/adapters.png"
+        path = Path(trainer.default_root_dir) / "adapters.png"
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=110)
+        log_picture(trainer, path)
         print(f"Picture: {path}")
 
 
@@ -150,9 +153,10 @@ class NodulePicture(Callback):
         if not rows:
             return
         figure = draw_nodules(rows, self.display or self.window, self.reference)
-        path = f"{trainer.default_root_dir}/synthetic.png"
+        path = Path(trainer.default_root_dir) / "synthetic.png"
         with written_whole(path) as temporary:
             figure.savefig(temporary, dpi=110)
+        log_picture(trainer, path)
         print(f"Picture: {path}")
 
 

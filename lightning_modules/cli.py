@@ -35,6 +35,7 @@ from datamodules.progress import beside_bars
 from lightning_modules.checkpoints import WholeCheckpointIO
 from lightning_modules.csv_logger import ResumableCSVLogger
 from lightning_modules.event_logger import EventLogger
+from lightning_modules.loggers_of_others import name_runs, remember_runs
 from lightning_modules.precision import fast_precision
 from lightning_modules.quiet import hide_noise
 from lightning_modules.run_lock import run_locked
@@ -148,11 +149,14 @@ class NoduleForgeCLI(LightningCLI):
         """Put the checkpoint's path back; let no prediction be kept that callbacks have written."""
         settings = self.config[self.subcommand]
         settings.ckpt_path = self.resumed_from
+        name_runs(
+            settings.trainer.logger, Path(settings.trainer.default_root_dir or "runs/unnamed")
+        )
         if self.subcommand == "predict":
             settings.return_predictions = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log into the run's folder unless loggers are configured; write checkpoints whole.
+        """Log into the run's folder, and to the loggers that are given; write checkpoints whole.
 
         Raises:
             ValueError: If there is no device to run on, or the command runs in the folder already.
@@ -172,13 +176,15 @@ class NoduleForgeCLI(LightningCLI):
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         if settings.enable_progress_bar is not False and not has_bar:
             self.trainer_defaults["callbacks"].append(RunProgress())
-        if settings.logger is None:
+        if not isinstance(settings.logger, bool):
             # what other commands measure does not mix with training
             table = "metrics.csv" if self.subcommand == "fit" else f"{self.subcommand}.csv"
-            kwargs["logger"] = [
-                ResumableCSVLogger(root / table),
-                EventLogger(root, name="tensorboard", version=""),
+            others = self.config_init[self.subcommand].trainer.logger or [
+                EventLogger(root, name="tensorboard", version="")
             ]
+            others = others if isinstance(others, list) else [others]
+            # the first says where config.yaml is written
+            kwargs["logger"] = [ResumableCSVLogger(root / table), *others]
         if settings.precision is not None:
             kwargs["precision"] = fast_precision(str(settings.precision), str(settings.accelerator))
         kwargs["plugins"] = [*(settings.plugins or []), WholeCheckpointIO()]
@@ -189,6 +195,8 @@ class NoduleForgeCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             if environment is not None:  # with one device Lightning does not look
                 environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+        if not getattr(rank_zero_only, "rank", 0):
+            remember_runs(trainer.loggers, root)
         return trainer
 
 

@@ -19,7 +19,7 @@ from lightning_modules.cli import main
 
 pytestmark = pytest.mark.slow  # every test here trains
 
-OTHER = ("cxr", "insert", "downstream")
+OTHER = ("cxr", "insert", "downstream", "logger")
 
 
 @pytest.mark.parametrize(
