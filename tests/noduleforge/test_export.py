@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from overlays import arguments
 from safetensors import safe_open
 from small_configs import shrunken
 
@@ -25,6 +26,7 @@ from lightning_modules.cli import main as lightning
 from lightning_modules.core.checkpoint_files import read_checkpoint
 from lightning_modules.core.synthesizer import Synthesizer
 from noduleforge.cli import main
+from noduleforge.export.bundle import insertion_config
 from noduleforge.export.card import model_card
 
 Make = Callable[..., Any]
@@ -191,6 +193,33 @@ def test_what_cannot_be_exported_is_refused(
     before = str(run.parent / "before")
     assert "config.yaml is missing" in refused(["export", before, *out], capsys)
     assert {p.name for p in tmp_path.iterdir()} == {"there"}
+
+
+@pytest.mark.parametrize(
+    ("name", "spatial_dims"),
+    [("ct/diffusion.yaml", 3), ("cxr/diffusion.yaml", 2), ("cxr/labels.yaml", 2)],
+)
+def test_the_config_of_insertion_stands_alone(
+    name: str, spatial_dims: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resolved(words: list[str]) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as ended:
+            lightning([*words, "--print_config"])
+        assert ended.value.code == 0
+        config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+        return config
+
+    trained = resolved(["fit", *arguments(name), "--model.init_args.autoencoder", "/home/x/a.ckpt"])
+    path = tmp_path / "insert.yaml"
+    path.write_text(yaml.safe_dump(insertion_config(trained, spatial_dims)))
+    assert "/home" not in path.read_text()
+    config = resolved(["predict", "--config", str(path)])
+    assert config["model"]["class_path"] == trained["model"]["class_path"]
+    assert config["data"]["class_path"].endswith("InsertionDataModule")
+    settings = config["model"]["init_args"]
+    assert settings["autoencoder"] is settings["init_from"] is config["ckpt_path"] is None
+    for part in ("head", "codec", "unet", "process", "roi"):
+        assert settings[part] == trained["model"]["init_args"][part]
 
 
 @pytest.mark.slow
