@@ -72,6 +72,13 @@ PREPARE = {
     ),
 }
 
+READERS = {
+    "new": Command("noduleforge.readers.new", "new_study", "A study of real and synthetic ones."),
+    "serve": Command("noduleforge.readers.serve", "serve", "A study in the readers' browsers."),
+    "report": Command("noduleforge.readers.report", "report", "What the answers say."),
+    "machine": Command("noduleforge.readers.machine", "machine", "A classifier as a reader."),
+}
+
 COMMANDS: Mapping[str, Command | Group] = {
     "prepare": Group(PREPARE, "Make data sets that the data modules read."),
     "inspect": Command("noduleforge.inspect", "inspect", "Look at a data set of CT nodules."),
@@ -87,13 +94,20 @@ COMMANDS: Mapping[str, Command | Group] = {
     "export": Command("noduleforge.export.export", "export", "Make a run a model that travels."),
     "configs": Command("noduleforge.shipped_configs", "configs", "Copy the shipped configs."),
     "doctor": Command("noduleforge.doctor", "doctor", "Say what works here, and what will not."),
+    "readers": Group(READERS, "Let readers judge nodules in the browser."),
 }
 
 LISTS = {"compare": "runs", "place": "studies"}
 """Commands that take a list of folders, and how their argument is called."""
 
-FOLDERS = {"inspect": "root", "export": "run"}
-"""Commands that take one folder, and how it is called."""
+FOLDERS = {
+    "inspect": "root",
+    "export": "run",
+    "readers serve": "study",
+    "readers report": "study",
+    "readers machine": "study",
+}
+"""Commands that take a folder without its option, and how their argument is called."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -108,15 +122,15 @@ def main(args: Sequence[str] | None = None) -> None:
         options = words[1 + len(given) :]
         listed = [f"--{LISTS[words[0]]}={json.dumps(given)}"] if given else []
         words = [words[0], *listed, *options]
-    if words[1:] and words[0] in FOLDERS and not words[1].startswith("-"):
-        words.insert(1, f"--{FOLDERS[words[0]]}")
     command, options = find(words)
     if command is None:
         overview().parse_args(words)  # says what there is, and ends
         return
-    name = " ".join(["noduleforge", *words[: len(words) - len(options)]])
+    name = " ".join(words[: len(words) - len(options)])
+    if name in FOLDERS and options and not options[0].startswith("-"):
+        options.insert(0, f"--{FOLDERS[name]}")
     with told_in_one_sentence("noduleforge: error", [], (OSError, ValueError)):
-        run(command.load(), options, name)
+        run(command.load(), options, f"noduleforge {name}")
 
 
 def run(function: Callable[..., Any], options: list[str], name: str) -> None:
