@@ -25,8 +25,8 @@ def serve(study: Path, readers: int = 2, host: str = LOOPBACK, port: int = 8321)
 
     Raises:
         FileNotFoundError: If there is no study.
-        ValueError: If a setting is out of its range, or the extra `readers` is not installed.
-        OSError: If the address cannot be used.
+        ValueError: If a setting is out of its range, the address cannot be used, or the extra
+            `readers` is not installed.
     """
     if readers < 1:
         message = f"readers is {readers}: give at least 1"
@@ -60,17 +60,14 @@ def listening_socket(host: str, port: int) -> socket.socket:
     """A socket on an address.
 
     Raises:
-        OSError: If it cannot be had.
+        ValueError: If it cannot be had.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         message = (
             f"{host} port {port} cannot be used ({error.strerror or error}): give another --port, "
             "or a --host of this computer"
         )
         raise ValueError(message) from error
-    return listening
