@@ -115,6 +115,7 @@ def new_study(
         seed,
     )
     found = _audit(images, settings)
+    out.mkdir(0o700, parents=True)
     try:
         rows = [
             row
@@ -328,9 +329,10 @@ def _tell(
     )
     if found.told_apart:
         print(
-            f"{out}: how pictures are stored tells real from synthetic ones. Were both resampled "
-            "the same number of times, from the same spacing and units? Mend the data sets before "
-            "anybody reads.",
+            f"{out}: how pictures are stored, or the noise at their rim, tells real from "
+            "synthetic ones. Were both resampled as often, from the same spacing and units, and do "
+            "they lie in like lung? Mend the data sets before anybody reads: synthetic nodules in "
+            "the places of the real ones are best.",
             file=sys.stderr,
         )
     print(expected(readers, cases))

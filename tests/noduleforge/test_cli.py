@@ -128,7 +128,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["prepare", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["prepare", "--help"], ["inspect", "--help"], ["readers", "serve", "--help"]],
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *words],

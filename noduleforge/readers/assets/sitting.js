@@ -45,7 +45,7 @@ async function picture(name) {
   if (!fetched.has(name)) {
     fetched.set(name, fetch(`images/${name}`).then(async (response) => {
       if (!response.ok) throw new Error(`picture ${response.status}`);
-      return new Picture(new Uint16Array(await response.arrayBuffer()), state.picture.shape);
+      return new Picture(new Uint16Array(await response.arrayBuffer()), state.picture);
     }));
     fetched.get(name).catch(() => fetched.delete(name));
   }

@@ -39,8 +39,8 @@ export class GreyWindow {
 
 /** A picture of the study: whole numbers above the window's lower end, in the order z, y, x. */
 export class Picture {
-  constructor(values, shape) {
-    this.values = values;
+  constructor(values, { shape, spacing_mm: spacing }) {
+    [this.values, this.spacing] = [values, spacing];
     this.shape = shape.length === 3 ? shape : [1, ...shape];
   }
 
@@ -114,7 +114,23 @@ export class View {
     context.imageSmoothingQuality = "high";
     context.setTransform(scale, 0, 0, scale, width / 2 - scale * this.center[0], height / 2 - scale * this.center[1]);
     context.drawImage(this.small, 0, 0);
+    this.drawScale(context);
     this.write();
+  }
+
+  /** A line of 10 mm at the lower left corner. */
+  drawScale(context) {
+    const ratio = window.devicePixelRatio, length = (10 / this.picture.spacing) * this.scale();
+    const [left, bottom] = [12 * ratio, this.canvas.height - 12 * ratio];
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    for (const [shade, width] of [["#000", 5], ["#eee", 2]]) {
+      context.fillStyle = shade;
+      const edge = ((width - 2) / 2) * ratio;
+      context.fillRect(left - edge, bottom - edge, length + 2 * edge, width * ratio);
+    }
+    context.font = `${13 * ratio}px sans-serif`;
+    context.strokeText("10 mm", left, bottom - 6 * ratio);
+    context.fillText("10 mm", left, bottom - 6 * ratio);
   }
 
   write() {

@@ -50,7 +50,8 @@ def test_the_command(
     assert of_real["patients"].nunique() == 4
     names = " ".join(study.cases["images"]).split()
     assert len(names) == len({*names}) == len(list((tmp_path / "study/images").iterdir()))
-    assert (tmp_path / "study/cases.csv").stat().st_mode & 0o077 == 0
+    for path in (tmp_path / "study", tmp_path / "study/cases.csv"):
+        assert path.stat().st_mode & 0o077 == 0
     balance = pd.read_csv(tmp_path / "study/balance.csv").set_index("subtype")
     assert balance.loc["all", "real"] == balance.loc["all", "synthetic"] == 4
 
@@ -143,7 +144,7 @@ def test_artefacts_are_told(
 ) -> None:
     coarse = synthetic_of(store, tmp_path / "coarse", even=True)
     new_study(store, coarse, tmp_path / "study", tasks=("pairs",), cases=12, practice=0)
-    assert "tells real from synthetic" in capsys.readouterr().err
+    assert "tells real from synthetic ones" in capsys.readouterr().err
 
 
 def test_series_are_put_into_order(store: Path, tmp_path: Path) -> None:

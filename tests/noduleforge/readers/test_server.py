@@ -1,6 +1,10 @@
 """What the server gives to whom, and which answers it takes."""
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -168,6 +172,22 @@ def test_a_sitting_goes_on_after_the_server_ended(study: Study) -> None:
         assert again[:2] == tokens
         assert len({*again}) == 3
         assert state_of(f"{address}/{tokens[0]}/")["position"] == 1
+
+
+def test_a_killed_command_keeps_every_answer(study: Study) -> None:
+    words = ["-m", "noduleforge.cli", "readers", "serve", str(study.root), "--port", "0"]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        reader = command.stdout.readline().removeprefix("reader 1: ").strip()
+        assert command.stdout.readline().startswith("reader 2: http://127.0.0.1:")
+        for _ in range(100):  # it listens before it answers
+            with contextlib.suppress(OSError):
+                state = state_of(reader)
+                break
+            time.sleep(0.1)
+        assert ask(f"{reader}answers", answer_to(state))[0] == 200
+        command.kill()
+    assert [one.position for one in Answers(study.root).all()] == [0]
 
 
 def test_answers_are_for_their_owner(study: Study) -> None:
