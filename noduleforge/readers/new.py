@@ -222,17 +222,20 @@ class _Images:
             raise ValueError(message)
         patients = self.series[0].table.set_index("name")["patient_id"]
         chosen = [names[k] for k in rng.permutation(len(names))[:number]]
-        return [
-            (
-                [
-                    source.read(int(rows[name])).image.array
-                    for source, rows in zip(self.series, by_name, strict=True)
-                ],
-                name,
-                str(patients[name]),
-            )
-            for name in chosen
-        ]
+        found = []
+        for name in chosen:
+            arrays = [
+                source.read(int(rows[name])).image.array
+                for source, rows in zip(self.series, by_name, strict=True)
+            ]
+            if len({array.tobytes() for array in arrays}) < len(arrays):
+                message = (
+                    f"The nodule {name} is the same in two of the series: give data sets of "
+                    "different strengths, each once"
+                )
+                raise ValueError(message)
+            found.append((arrays, name, str(patients[name])))
+        return found
 
 
 def _window(given: tuple[float, float] | None, images: _Images) -> tuple[float, float]:

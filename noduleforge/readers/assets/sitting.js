@@ -67,7 +67,8 @@ function layOut(pictures) {
   views = pictures.flatMap((one, k) => planes.map((plane) => new View(one, plane, grey, {
     label: several ? String(k + 1) : "", onchange: drawAll, onactive: activate,
   })));
-  const columns = planes.length > 1 ? 3 : Math.min(views.length, 3);
+  const few = views.length < 4 ? views.length : Math.ceil(Math.sqrt(views.length));
+  const columns = planes.length > 1 ? 3 : few;
   const box = $("views");
   box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   if (ct && !several) box.style.gridTemplateColumns = "minmax(0, 2fr) minmax(0, 1fr)";
@@ -95,9 +96,9 @@ function ask() {
   $("progress").textContent = current.practice ? "practice" : `${current.number} of ${current.of}`;
   if (current.task === "order") {
     const box = element("div", "", { className: "options" });
-    current.images.forEach((_, k) => box.append(optionButton(String(k + 1), `picture ${k + 1}`, () => put(k))));
+    current.images.forEach((_, k) => box.append(optionButton(String(k + 1), "picture", () => put(k))));
     const field = element("fieldset", "");
-    field.append(element("legend", "From the weakest to the strongest"), box, element("p", "", { id: "order" }));
+    field.append(element("legend", "Weakest to strongest"), box, element("p", "", { id: "order" }));
     $("questions").replaceChildren(field);
   } else {
     $("questions").replaceChildren(...current.questions.map((question, q) => {

@@ -153,6 +153,9 @@ def test_series_are_put_into_order(store: Path, tmp_path: Path) -> None:
     assert study.cases["images"].map(lambda names: len(names.split())).tolist() == [3, 3, 3]
     shown = [study.shown(case, reader) for case in range(3) for reader in range(4)]
     assert any(names != study.images(k // 4) for k, names in enumerate(shown))
+    with pytest.raises(ValueError, match="the same in two of the series"):
+        small_study(store, tmp_path / "other", tasks=("order",), series=[*series, series[0]])
+    assert not (tmp_path / "other").exists()
 
 
 def test_radiographs(tmp_path: Path, write_store) -> None:  # noqa: ANN001
