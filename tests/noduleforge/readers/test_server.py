@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from noduleforge.readers.answers import Answers
 from noduleforge.readers.study import Study, read_study
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Path]) -> Path:
+    """A study that nobody has read."""
+    root = tmp_path_factory.mktemp("made")
+    store = write_store(root / "store", 3, patients=6)
+    return small_study(store, root / "study", cases=3).root
+
+
 @pytest.fixture
-def study(store: Path, tmp_path: Path) -> Study:
-    return small_study(store, tmp_path / "study", cases=3)
+def study(made: Path, tmp_path: Path) -> Study:
+    return read_study(Path(shutil.copytree(made, tmp_path / "study")))
 
 
 @pytest.fixture
