@@ -66,6 +66,10 @@ def test_pictures_are_what_the_data_sets_hold(store: Path, tmp_path: Path) -> No
     corner = [int(np.floor(np.mean(axis) + 0.5)) - 8 for axis in np.nonzero(inside)]
     box = tuple(slice(first, first + 16) for first in corner)
     assert np.array_equal(picture, whole[box])
+    # files have names by chance, no header, and one length
+    files = [image_file(study.root, name) for name in " ".join(study.cases["images"]).split()]
+    assert {file.stat().st_size for file in files} == {2 * 16**3}
+    assert all(len(file.stem) == 32 and int(file.stem, 16) for file in files)
 
 
 def test_a_seed_draws_the_same_cases(store: Path, tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_pairs_are_alike(store: Path, tmp_path: Path) -> None:
     left, right = real.table.iloc[pairs["real"]], other.table.iloc[pairs["synthetic"]]
     assert left["subtype"].tolist() == right["subtype"].tolist()
     ratio = left["diameter_mm"].to_numpy() / right["diameter_mm"].to_numpy()
-    assert np.abs(np.log2(ratio)).max() < 0.2
+    assert np.abs(np.log2(ratio)).max() < 0.3
     drawn = draw_pairs(pairs, real.table, 9, np.random.default_rng(0))
     assert real.table.iloc[drawn["real"]]["subtype"].value_counts().tolist() == [3, 3, 3]
 
@@ -130,13 +134,6 @@ def test_storage_does_not_tell(store: Path, tmp_path: Path) -> None:
     found = audit(np.array([*real, *coarse]), labels, twins)
     assert found.told_apart
     assert found.auc > 0.95
-
-
-def test_files_have_no_header_and_one_length(store: Path, tmp_path: Path) -> None:
-    study = small_study(store, tmp_path / "study")
-    files = [image_file(study.root, name) for name in " ".join(study.cases["images"]).split()]
-    assert {file.stat().st_size for file in files} == {2 * 16**3}
-    assert all(len(file.stem) == 32 and int(file.stem, 16) for file in files)
 
 
 def test_artefacts_are_told(
