@@ -19,6 +19,9 @@ from datamodules.io.volumes import Volume, read_volume, write_volume
 
 NODULE = {"subtype": "solid", "study": "scan.mha", "z": 20, "y": 20, "x": 20, "diameter_mm": 6}
 
+FINISHED = {"nodules.csv", "index.html", "generator.json", "README.md"}
+"""What a run without one inserted nodule leaves."""
+
 Run = Callable[[list[dict[str, Any]]], pd.DataFrame]
 
 
@@ -63,7 +66,7 @@ def test_where_nothing_can_be_done_the_manifest_says_why_and_the_run_fails(
     assert manifest["status"].tolist() == ["failed"] * 2
     assert "seed is 'inf'" in manifest["reason"][0]
     assert "do not fit into the ROI" in manifest["reason"][1]
-    assert files(tmp_path / "run") == {"nodules.csv", "index.html", "generator.json"}
+    assert files(tmp_path / "run") == FINISHED
 
 
 def test_a_manifest_that_is_missing_is_written_again_where_all_is_done(
@@ -100,7 +103,7 @@ def test_a_study_that_fails_leaves_nothing_behind(
     with pytest.raises(error):
         run([{"name": "n0"}])
     left = files(tmp_path / "run")
-    assert left <= {"nodules.csv", "index.html", "generator.json"}
+    assert left <= FINISHED
     assert not list((tmp_path / "run").glob(".building-*"))
 
 
