@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A page on which nothing may go wrong, and which asks one host alone."""
     found = browser.new_page(viewport={"width": 1300, "height": 800})
-    found.set_default_timeout(20_000)
+    found.set_default_timeout(60_000)
     troubles: list[str] = []
     hosts: set[str] = set()
     found.on("pageerror", lambda error: troubles.append(str(error)))
