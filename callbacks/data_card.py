@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from callbacks.generation import code_version
-from datamodules.batch import Provenance
+from datamodules.batch import HEALTHY, Provenance
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import UNKNOWN_PATIENTS
 
@@ -38,10 +38,12 @@ def write_data_card(
     refused = asked - len(rows)
     seen = provenance.training_patients
     counts = Counter(str(row["subtype"]) or "without a subtype" for row in rows)
+    erased = counts.pop(HEALTHY, 0)
     named = ", ".join(f"{count} {subtype}" for subtype, count in sorted(counts.items()))
     whose = "not known" if UNKNOWN_PATIENTS in seen else len(seen)
     facts = {
-        "synthetic nodules": f"{len(rows)} ({named})" if rows else 0,
+        "synthetic nodules": f"{counts.total()} ({named})" if counts else 0,
+        **({"places made healthy lung": erased} if erased else {}),
         "asked for": asked,
         "refused": f"{refused} ({100 * refused / max(asked, 1):.1f} %)",
         "patients whose images they are in": len({row["patient_id"] for row in rows}),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from callbacks.before_after import before_and_after
 from callbacks.study_files import FILES, Placed
+from datamodules.batch import HEALTHY
 from datamodules.insertion.edits import Edit, apply, box_of
 from datamodules.insertion.requests import finished_file
 from datamodules.io.paths import name_of
@@ -122,8 +123,10 @@ class EditedStudy:
         Raises:
             ValueError: If the source cannot be read again.
         """
+        erased = {row["name"] for row, _ in self.edits if row.get("subtype") == HEALTHY}
+        nodules = {name: place for name, place in self.placed.items() if name not in erased}
         image = self.files.write(
-            self.source, self.study, self.folder, self.name, self.placed, self.key, self.patient
+            self.source, self.study, self.folder, self.name, nodules, self.key, self.patient
         )
         rows = [manifest_row(row, center, image) for row, center in self.edits]
         study = self.study
@@ -132,7 +135,8 @@ class EditedStudy:
         for row, (box, mask) in zip(rows, self.placed.values(), strict=True):
             whole[box] = mask
             path = self.folder / row["mask"]
-            write_volume(path, volume, "mask of a synthetic nodule, noduleforge")
+            what = "healthy lung" if row["subtype"] == HEALTHY else "a nodule"
+            write_volume(path, volume, f"mask of {what}, synthetic, noduleforge")
             whole[box] = 0
         self._move()
         with written_whole(finished_file(self.root, self.key)) as path:

@@ -41,7 +41,7 @@ class StudyFiles(Protocol):
             study: with them.
             run: the run's folder.
             name: of the study in it.
-            placed: the nodules.
+            placed: the nodules; what was erased is none of them.
             key: stands for the study and its requests.
             who: the patient's pseudonym.
 
@@ -73,8 +73,9 @@ class CTFiles:
         if is_series(source):
             path = f"studies/{name}"
             slices = write_synthetic_series(only_series(source), study.array, run / path, who, key)
-            shape = study.array.shape[1:]
-            write_segmentation(run / f"masks/{name}.dcm", slices, placed, shape, key)
+            if placed:
+                shape = study.array.shape[1:]
+                write_segmentation(run / f"masks/{name}.dcm", slices, placed, shape, key)
             return path
         path = f"studies/{name}{ending_of(source)}"
         write_like(source, run / path, study, DESCRIPTION)

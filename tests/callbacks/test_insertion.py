@@ -231,6 +231,18 @@ def test_the_result_is_prepared_like_any_other_series(insert: Insert, tmp_path: 
         assert any(np.array_equal(mask, other) for other in masks)
 
 
+def test_what_was_erased_is_no_nodule(insert: Insert) -> None:
+    """It has a mask of its own, and no segment among the nodules."""
+    root = insert("dicom", [at(*INSIDE), {**at(20, 10, 120, 6), "subtype": "none"}])
+    table = pd.read_csv(root / "nodules.csv", keep_default_na=False)
+    assert table["subtype"].tolist() == ["solid", "none"]
+    assert (root / table["mask"][1]).is_file()
+    (path,) = root.glob("masks/*.dcm")
+    labels = [one.SegmentLabel for one in pydicom.dcmread(path).SegmentSequence]
+    assert [f"synthetic-{label}" for label in labels] == [table["nodule_id"][0]]
+    assert "| places made healthy lung | 1 |" in (root / "README.md").read_text()
+
+
 def test_masks_positions_and_histograms_are_as_asked(
     insert: Insert, scan: Volume, tmp_path: Path
 ) -> None:
