@@ -2,7 +2,7 @@
 
 An image file that is written here has the CRC-32 of all its bytes in its own header, so that it can
 be copied and renamed at will, and other programs read it as ever. It stands there twice: damage of
-one of the two is noticed like any other.
+one of the two is noticed like any other. What wipes out both leaves a file without a checksum.
 """
 
 import gzip

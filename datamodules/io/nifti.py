@@ -65,11 +65,17 @@ def check_place(path: Path, grid: "Grid") -> None:
         grid: as ITK read it.
 
     Raises:
-        ValueError: If sform and qform are declared (their codes are not 0) and disagree, or the
-            one that is declared is sheared.
+        ValueError: If sform and qform are declared (their codes are not 0) and disagree, the one
+            that is declared is sheared, or the header is none of NIfTI.
     """
     header = read_header(path)
     if header["magic"].item() not in MAGIC:
+        if _of_pair(path, "hdr") == _of_pair(path, "img"):  # ANALYZE is two files
+            message = (
+                f"{path} has no header of NIfTI: it is damaged or of another format; copy or "
+                "make it again"
+            )
+            raise ValueError(message)
         return
     sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
     # units of length are the three lowest bits; the upper ones are of time

@@ -1,5 +1,6 @@
 """No changed voxel is accepted in a file that carries a checksum."""
 
+import gzip
 import random
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -134,13 +135,28 @@ def test_changed_bytes_are_refused_or_harmless(
     write_volume(path, scan)
     content = path.read_bytes()
     place = int(at * len(content))
-    path.write_bytes(content[:place] + put + content[place + length :])
+    changed = content[:place] + put + content[place + length :]
+    assume(suffix == ".nii.gz" or b"crc32=" in changed)  # else it is like a file of others
+    path.write_bytes(changed)
     try:
         found = read_volume(path)
     except ValueError as error:
         assert str(path) in str(error)  # noqa: PT017
     else:
         np.testing.assert_array_equal(found.array, scan.array)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_slipped_is_refused(suffix: str, scan: Volume, tmp_path: Path) -> None:
+    """Without both checksums and the mark of NIfTI, ITK would read the header as voxels."""
+    path = tmp_path / f"a{suffix}"
+    write_volume(path, scan)
+    whole = path.read_bytes() if suffix == ".nii" else gzip.decompress(path.read_bytes())
+    slipped = whole[:83] + whole[164:]
+    assert b"crc32=" not in slipped
+    path.write_bytes(slipped if suffix == ".nii" else gzip.compress(slipped))
+    with pytest.raises(ValueError, match="no header of NIfTI|is damaged or cut short"):
+        read_volume(path)
 
 
 def test_facts_are_checked(tmp_path: Path) -> None:
