@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datamodules.batch import Roi
 from datamodules.collections import NoduleCollection
 from datamodules.io.whole_files import written_whole
+from datamodules.progress import Progress
 from noduleforge.evaluation.bootstrap import interval
 from noduleforge.evaluation.realism import area_told_apart
 from noduleforge.readers.answers import MACHINE, Answer, Answers
@@ -120,7 +121,8 @@ def _cross_validated(
     labels, said = table["synthetic"].to_numpy(np.float32), np.zeros(len(table))
     for part in range(FOLDS):
         held = fold == part
-        said[held] = _learn(images[~held], labels[~held], images[held], epochs, seed + part)
+        bar = Progress(range(epochs), f"network {part + 1} of {FOLDS}", unit="epoch")
+        said[held] = _learn(images[~held], labels[~held], images[held], bar, seed + part)
     return said
 
 
@@ -128,7 +130,7 @@ def _learn(
     images: NDArray[np.float32],
     labels: NDArray[np.float32],
     asked: NDArray[np.float32],
-    epochs: int,
+    epochs: Progress,
     seed: int,
 ) -> NDArray[np.float64]:
     """Train a small convolutional network, and ask it.
@@ -146,10 +148,10 @@ def _learn(
         rank = images.ndim - 1
         network = _network(rank)
         optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
-        steps = epochs * -(-len(images) // 16)
+        steps = len(epochs) * -(-len(images) // 16)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
         everything, truth = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-        for _ in range(epochs):
+        for _ in epochs:
             for chosen in torch.chunk(torch.randperm(len(truth)), -(-len(truth) // 16)):
                 axes = [2 + k for k in range(rank) if torch.rand(()) < 0.5]
                 logits = network(everything[chosen].flip(axes))[:, 0]
