@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FOLDS = 5
 """Parts of the patients, each of which is judged by a network that has not seen it."""
 
+UNDECIDED = 0.1
+"""A network whose probabilities differ by less has learned nothing."""
+
 SHOWN = 10
 """Synthetic nodules that are drawn."""
 
@@ -76,6 +79,11 @@ def machine(
         theirs = read_source(given, roi, name)
         table, images = _both(ours, theirs, settings.window)
         said = _cross_validated(table, images, epochs, seed)
+        if np.ptp(said) < UNDECIDED:
+            print(
+                f"The network says {said.min():.2f} to {said.max():.2f} of all of {name}: it has "
+                "learned nothing in --epochs, and its area says nothing of the nodules."
+            )
         area = area_told_apart(
             said, table["synthetic"].to_numpy(bool), table["patient_id"].tolist()
         )
