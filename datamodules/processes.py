@@ -6,11 +6,12 @@ the others could not finish a step, or leave no file half-written: the command a
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import get_context, parent_process
 from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
@@ -65,7 +66,10 @@ class _Spawning(SpawnContext):
     Process = _Spawned
 
 
-LOADERS = _Forking()
+LINUX = sys.platform == "linux"
+"""Other systems have no `sigtimedwait`, and start processes in their own way there."""
+
+LOADERS = _Forking() if LINUX else None
 """The `multiprocessing_context` of loaders."""
 
 
@@ -76,7 +80,7 @@ def processes(number: int) -> Iterator[ProcessPoolExecutor]:
     Args:
         number: of processes.
     """
-    pool = ProcessPoolExecutor(number, _Spawning())
+    pool = ProcessPoolExecutor(number, _Spawning() if LINUX else get_context("spawn"))
     try:
         yield pool
     finally:

@@ -1,6 +1,5 @@
 """MLflow and Weights & Biases: a run's folder is one run there, which goes on when it does."""
 
-import json
 import secrets
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 
+from datamodules.io.checksums import read_json, write_json
 from datamodules.io.whole_files import written_whole
 
 KNOWN = "loggers.json"
@@ -27,7 +27,7 @@ def name_runs(given: Any, root: Path) -> None:
         root: the run's folder.
 
     Raises:
-        ValueError: If a logger's package is not installed.
+        ValueError: If a logger's package is not installed, or the file of names is damaged.
     """
     for logger in given if isinstance(given, list) else [given]:
         kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
@@ -68,13 +68,10 @@ def remember_runs(loggers: Iterable[Logger], root: Path) -> None:
             known = {**known, "wandb_id": logger.version}
     if known != before:
         with written_whole(root / KNOWN) as path:
-            path.write_text(json.dumps(known))
+            write_json(path, known)
 
 
 def _known(root: Path) -> dict[str, Any]:
-    """What a run is called elsewhere; nothing where it says nothing, or its file is damaged."""
-    try:
-        known = json.loads((root / KNOWN).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    """What a run is called elsewhere; nothing where it has no file yet."""
+    path = root / KNOWN
+    return read_json(path) if path.is_file() else {}

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from datamodules.io.whole_files import new_folder
+
 
 def configs_folder() -> Path:
     """Where they are: in the package once it is installed, beside it in a checkout."""
@@ -22,14 +24,6 @@ def configs(copy: Path) -> None:
     Raises:
         FileExistsError: If there is something at `copy`.
     """
-    if copy.exists():
-        message = f"{copy} exists: give another folder, or move it away, as you may have changed it"
-        raise FileExistsError(message)
-    temporary = copy.with_name(f".{copy.name}-unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        shutil.copytree(configs_folder(), temporary)
-        temporary.rename(copy)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(copy) as folder:
+        shutil.copytree(configs_folder(), folder, dirs_exist_ok=True)
     print(f"{sum(1 for _ in copy.rglob('*.yaml'))} configs: {copy}")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,41 @@ def written_whole(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_free(path: Path) -> None:
+    """Check that nothing is where a folder is to be.
+
+    Raises:
+        FileExistsError: If there is something.
+    """
+    if path.exists():
+        message = f"{path} exists already: give another folder, or move it away"
+        raise FileExistsError(message)
+
+
+@contextmanager
+def new_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, which becomes `path` when all is written.
+
+    If the block fails, what it wrote is removed.
+
+    Args:
+        path: where the folder is to be; nothing may be there.
+        mode: who may read and write it, less the umask.
+
+    Raises:
+        FileExistsError: If there is something.
+    """
+    check_free(path)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode, parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

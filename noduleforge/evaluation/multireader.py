@@ -159,10 +159,10 @@ def expected(readers: int, cases: int) -> str:
     smallest = detectable_area(readers, cases)
     needed = cases_needed(0.6, readers)
     people = "1 reader" if readers == 1 else f"{readers} readers"
-    found = "find no area below 1" if np.isnan(smallest) else f"find an area of {smallest:.2f}"
+    found = "no area" if np.isnan(smallest) else f"an area of {smallest:.2f} or more"
     more = "no number of cases is enough" if needed is None else f"{needed} of each are needed"
     return (
-        f"{people} with {cases} real and {cases} synthetic nodules {found} or more under the ROC "
+        f"{people} with {cases} real and {cases} synthetic nodules find {found} under the ROC "
         f"curve to differ from chance, with a power of {POWER:.0%}; at chance the 95 % interval "
         f"reaches {half:.2f} to either side. For an area of 0.60 {more}. (Assumed: areas of "
         f"readers deviate by {READER_DEVIATION}, their errors correlate by {CORRELATION}.)"

@@ -11,11 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from datamodules.batch import SUBTYPES
 from noduleforge.evaluation.agreement import cohen_kappa, fleiss_kappa
+from noduleforge.evaluation.groups import by_subtype_and_size
 from noduleforge.evaluation.multireader import OfWeights, reader_mean
 from noduleforge.evaluation.probabilities import auroc, share, weighted_mean
-from noduleforge.evaluation.segmentation import SIZES_MM
 
 ALL = "all"
 """Stands for the mean over readers."""
@@ -37,19 +36,6 @@ TURING: Mapping[str, Measure] = {
 """What is reported of real or synthetic; a synthetic nodule that is recognized is a hit."""
 
 
-def groups_of(cases: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """All cases, those of each subtype, and of each size, where there are any.
-
-    Args:
-        cases: with `subtype` and `diameter_mm`.
-    """
-    size = cases["diameter_mm"].to_numpy(float)
-    found = {ALL: np.ones(len(cases), bool)}
-    found |= {name: (cases["subtype"] == name).to_numpy() for name in SUBTYPES}
-    found |= {name: (size > low) & (size <= high) for name, (low, high) in SIZES_MM.items()}
-    return {name: chosen for name, chosen in found.items() if chosen.any()}
-
-
 def turing_figures(cases: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Figures of real or synthetic, of each reader and their mean, by subtype and size.
 
@@ -65,7 +51,7 @@ def turing_figures(cases: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """
     labels = (cases["kind"] == "synthetic").to_numpy(int)
     rows = []
-    for group, chosen in groups_of(cases).items():
+    for group, chosen in by_subtype_and_size(cases).items():
         patients = cases["patients"][chosen].tolist()
         for name, measure in TURING.items():
             if name == "AUC" and len(np.unique(labels[chosen])) < 2:

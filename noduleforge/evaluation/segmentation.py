@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.batch import SUBTYPES
 from noduleforge.evaluation.bootstrap import interval, mean_estimate
+from noduleforge.evaluation.groups import by_subtype_and_size
 
 TABLE = "segmentation.csv"
 """What is measured of every nodule: `name`, `patient_id`, `subtype`, `diameter_mm`, `dice`."""
-
-SIZES_MM = {"up to 8 mm": (0.0, 8.0), "8 to 15 mm": (8.0, 15.0), "over 15 mm": (15.0, np.inf)}
-"""Groups by diameter, the lower end left out: Fleischner's 8 mm, and larger ones."""
 
 
 def dice(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
@@ -37,16 +34,11 @@ def by_group(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of `TABLE`.
     """
-    groups = {"all": pd.Series(True, table.index)}
-    groups |= {name: table["subtype"] == name for name in SUBTYPES}
-    for name, (low, high) in SIZES_MM.items():
-        groups[name] = (table["diameter_mm"] > low) & (table["diameter_mm"] <= high)
     rows = []
-    for name, chosen in groups.items():
+    for name, chosen in by_subtype_and_size(table).items():
         part = table[chosen]
-        if len(part):
-            found = mean_estimate(part["dice"].to_numpy(), part["patient_id"].to_list())
-            low, high = interval(found.draws)
-            row = {"group": name, "nodules": len(part), "dice": part["dice"].mean()}
-            rows.append({**row, "low": low, "high": high})
+        found = mean_estimate(part["dice"].to_numpy(), part["patient_id"].to_list())
+        low, high = interval(found.draws)
+        row = {"group": name, "nodules": len(part), "dice": part["dice"].mean()}
+        rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)

@@ -1,11 +1,10 @@
 """A run's model in a folder of its own, with what others need to use and to judge it."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import distribution, version
 from pathlib import Path
 
+from datamodules.io.whole_files import new_folder
 from lightning_modules.core.adapter_files import check_folder
 from lightning_modules.core.checkpoint_files import read_checkpoint
 from lightning_modules.core.model_folder import write_model
@@ -54,7 +53,7 @@ def export(
         raise ValueError(message)
     realism = realism or run / "realism"
     adapters = sorted(folder for folder in (run / ADAPTERS).glob("*") if folder.is_dir())
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         if adapters:
             for adapter in adapters:
                 check_folder(adapter)
@@ -74,19 +73,3 @@ def licence_text(path: Path | None) -> str:
     if path is not None:
         return path.read_text("utf-8")
     return distribution("noduleforge").read_text("licenses/LICENSE") or "Apache-2.0\n"
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when all is written."""
-    if out.exists():
-        message = f"{out} exists: give another folder, or remove it."
-        raise FileExistsError(message)
-    temporary = out.with_name(f".{out.name}-unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -122,23 +122,9 @@ class Answers:
 
     def replace(self, reader: int, given: list[Answer]) -> None:
         """Store all answers of a reader at once, in place of earlier ones."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connected() as connection:
             connection.execute("DELETE FROM answers WHERE reader = ?", (reader,))
-            connection.executemany(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        one.reader,
-                        one.case,
-                        one.position,
-                        json.dumps(one.answer),
-                        one.reading_ms,
-                        now,
-                    )
-                    for one in given
-                ],
-            )
+            connection.executemany(INSERT, map(_row, given))
 
     def all(self) -> list[Answer]:
         """Every answer, by reader and in the order in which they were given."""

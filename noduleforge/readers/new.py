@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules.batch import Roi
 from datamodules.collections import NoduleCollection
-from datamodules.io.whole_files import written_whole
+from datamodules.io.whole_files import check_free, new_folder
 from noduleforge.evaluation.multireader import expected
 from noduleforge.random_generator import random_generator
 from noduleforge.readers.artefacts import Audit, audit, storage_features
@@ -115,23 +114,18 @@ def new_study(
         seed,
     )
     found = _audit(images, settings)
-    out.mkdir(0o700, parents=True)
-    try:
+    counted = drawn.iloc[practice:]
+    alike = balance(ours.table, theirs.table, counted)
+    with new_folder(out, 0o700) as folder:
         rows = [
             row
             for task in settings.tasks
-            for row in _cases(task, images, settings, out, cases, practice, rng)
+            for row in _cases(task, images, settings, folder, cases, practice, rng)
         ]
         table = pd.DataFrame(rows).reindex(columns=list(COLUMNS)[1:])
         table.insert(0, "case", np.arange(len(table)))
-        counted = drawn.iloc[practice:]
-        with written_whole(out / "balance.csv") as path:
-            alike = balance(ours.table, theirs.table, counted)
-            alike.to_csv(path, index=False, float_format="%.4g")
-        write_study(out, settings, table)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+        alike.to_csv(folder / "balance.csv", index=False, float_format="%.4g")
+        write_study(folder, settings, table)
     _tell(out, table, alike, counted, found, readers, cases)
 
 
@@ -143,9 +137,7 @@ def _check(
     series: Sequence[Path],
     readers: int,
 ) -> None:
-    if out.exists():
-        message = f"{out} exists already: choose another folder, or remove it"
-        raise FileExistsError(message)
+    check_free(out)
     for name, value, least in (
         ("cases", cases, 2),
         ("practice", practice, 0),

@@ -85,7 +85,7 @@ def test_the_last_step_is_saved(tmp_path: Path) -> None:
     fit(tmp_path / "epochs", saved={"every_n_train_steps": 3}, steps=-1, max_epochs=2)
     assert saved_step(tmp_path / "epochs") == 10
     stop = Does("on_train_batch_end", 3, lambda: None)
-    stop.on_train_batch_end = lambda t, *_: setattr(t, "should_stop", t.global_step == 3)  # type: ignore
+    stop.on_train_batch_end = lambda t, *_: setattr(t, "should_stop", t.global_step == 3)  # type: ignore[attr-defined]
     fit(tmp_path / "stopped", stop)
     assert saved_step(tmp_path / "stopped") == 3
 

@@ -92,7 +92,8 @@ def test_a_package_that_is_missing_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_file_of_names_is_none(tmp_path: Path) -> None:
+def test_a_damaged_file_of_names_is_refused(tmp_path: Path) -> None:
+    """A new run would be begun there without a word."""
     (tmp_path / loggers_of_others.KNOWN).write_text("[")
-    loggers_of_others.remember_runs([], tmp_path)
-    assert (tmp_path / loggers_of_others.KNOWN).read_text() == "["
+    with pytest.raises(ValueError, match=r"loggers\.json is no JSON"):
+        loggers_of_others.remember_runs([], tmp_path)

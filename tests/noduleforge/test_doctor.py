@@ -54,5 +54,5 @@ def test_configs_are_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         main(["configs", "--copy", str(tmp_path / "configs")])
     assert ended.value.code == 2
-    assert "configs exists: give another folder" in capsys.readouterr().err
+    assert "configs exists already: give another folder" in capsys.readouterr().err
     assert (tmp_path / "configs/ct/diffusion.yaml").read_text() == "mine"

@@ -185,7 +185,9 @@ def test_what_cannot_be_exported_is_refused(
     out = ["--out", str(tmp_path / "out")]
     (tmp_path / "there").touch()
     there = ["--out", str(tmp_path / "there")]
-    assert "there exists: give another folder" in refused(["export", str(run), *there], capsys)
+    assert "there exists already: give another folder" in refused(
+        ["export", str(run), *there], capsys
+    )
     stage1 = str(run.parent / "stage1")
     assert "give a run of stage 2" in refused(["export", stage1, *out], capsys)
     other = ["--checkpoint", "best.ckpt"]
