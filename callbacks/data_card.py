@@ -12,8 +12,24 @@ from datamodules.batch import HEALTHY, Provenance
 from datamodules.io.whole_files import written_whole
 from datamodules.patients import UNKNOWN_PATIENTS
 
+CARD, TITLE = "README.md", "# Synthetic lung nodules"
+
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """Hugging Face's names of the numbers below these."""
+
+
+def check_card(folder: Path) -> None:
+    """Check that a data card overwrites no text of somebody else.
+
+    To be called before anything is made.
+
+    Raises:
+        FileExistsError: If the folder has another `README.md`.
+    """
+    path = folder / CARD
+    if path.is_file() and f"\n{TITLE}\n" not in path.read_text("utf-8", "replace"):
+        message = f"{path} is none of ours: give another trainer.default_root_dir, or move it away"
+        raise FileExistsError(message)
 
 
 def write_data_card(
@@ -57,7 +73,7 @@ def write_data_card(
     text = f"""---
 {data.to_yaml()}
 ---
-# Synthetic lung nodules
+{TITLE}
 
 Every nodule in `nodules.csv` is synthetic: a latent diffusion model put it into an image of a
 patient. Beyond the nodule's margin the image is as it was.
@@ -80,5 +96,5 @@ terms here before you give the images away.
 Research: training and testing of algorithms, beside real data. Not for diagnosis. They are marked
 as synthetic, and the mark is to stay.
 """
-    with written_whole(folder / "README.md") as path:
+    with written_whole(folder / CARD) as path:
         path.write_text(text)

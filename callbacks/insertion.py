@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.before_after import index_page
-from callbacks.data_card import write_data_card
+from callbacks.data_card import check_card, write_data_card
 from callbacks.distributed import gather_rows, patient_group
 from callbacks.edited_study import INSERTED, EditedStudy, Names, remove_leftovers
 from callbacks.writer import write_generator
@@ -70,10 +70,11 @@ class StudyWriter(Callback):
         self.names, self.pictures = names, pictures
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the data are requests.
+        """Check that the data are requests, and that no text of somebody else is overwritten.
 
         Raises:
-            ValueError: If not.
+            FileExistsError: If the run's folder has another `README.md`.
+            ValueError: If the data are no requests.
         """
         data = getattr(trainer, "datamodule", None)
         plan = getattr(data, "plan", None)
@@ -84,6 +85,7 @@ class StudyWriter(Callback):
                 f"not {type(data).__name__}"
             )
             raise ValueError(message)
+        check_card(Path(trainer.default_root_dir))
         self.plan = plan
         self.root = Path(trainer.default_root_dir)
         if trainer.is_global_zero:  # no process writes before all are set up

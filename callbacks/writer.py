@@ -9,7 +9,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.data_card import write_data_card
+from callbacks.data_card import check_card, write_data_card
 from callbacks.distributed import gather_in_order
 from callbacks.generation import code_version
 from datamodules.batch import (
@@ -61,7 +61,12 @@ class NiftiWriter(Callback):
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new table."""
+        """Begin a new table.
+
+        Raises:
+            FileExistsError: If its folder has a `README.md` of somebody else.
+        """
+        check_card(Path(trainer.default_root_dir) / "synthetic")
         self.rows: list[tuple[int, dict[str, Any]]] = []
 
     def on_predict_batch_end(

@@ -231,6 +231,15 @@ def test_the_result_is_prepared_like_any_other_series(insert: Insert, tmp_path: 
         assert any(np.array_equal(mask, other) for other in masks)
 
 
+def test_another_readme_is_not_overwritten(insert: Insert, tmp_path: Path) -> None:
+    root = insert("scan.mha", [at(*INSIDE)])
+    insert("scan.mha", [at(*INSIDE)])  # its own it may
+    (root / "README.md").write_text("# My project")
+    with pytest.raises(FileExistsError, match=r"README\.md is none of ours: give another"):
+        insert("scan.mha", [at(*INSIDE)])
+    assert (root / "README.md").read_text() == "# My project"
+
+
 def test_what_was_erased_is_no_nodule(insert: Insert) -> None:
     """It has a mask of its own, and no segment among the nodules."""
     root = insert("dicom", [at(*INSIDE), {**at(20, 10, 120, 6), "subtype": "none"}])
