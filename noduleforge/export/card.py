@@ -17,6 +17,9 @@ from noduleforge.evaluation.runs import FIGURE, GENERATION
 FLOOR = "floor/"
 """Begins the name of a figure that is taken between real nodules alone."""
 
+REALISM = "realism.csv"
+"""The table of `noduleforge realism`."""
+
 MODALITY = {2: "chest radiographs", 3: "chest CT"}
 
 LIMITS = """\
@@ -288,7 +291,7 @@ the same figure between real nodules and as many other real ones: what a perfect
 
 def _realism_section(folder: Path) -> str:
     title = "## Can they be told from real ones?\n\n"
-    path = folder / "realism.csv"
+    path = folder / REALISM
     if not path.is_file():
         return f"{title}Not measured: `noduleforge realism` does.\n"
     columns = ["group", "real", "synthetic", "auc", "low", "high"]

@@ -9,7 +9,7 @@ from lightning_modules.core.adapter_files import check_folder
 from lightning_modules.core.checkpoint_files import read_checkpoint
 from lightning_modules.core.model_folder import write_model
 from noduleforge.export.bundle import write_bundle
-from noduleforge.export.card import adapter_card, model_card
+from noduleforge.export.card import REALISM, adapter_card, model_card
 
 ADAPTERS = "adapters"
 """Where a run writes its adapters."""
@@ -42,7 +42,7 @@ def export(
             `realism` in the run.
 
     Raises:
-        FileNotFoundError: If the run lacks the checkpoint or its config.
+        FileNotFoundError: If the run lacks the checkpoint or its config, or `realism` its table.
         FileExistsError: If there is something at `out`.
         ValueError: If the checkpoint is not one of a diffusion model.
     """
@@ -51,6 +51,9 @@ def export(
     if "synthesizer" not in stored.get("noduleforge", {}):
         message = f"The checkpoint {path} is not one of a diffusion model: give a run of stage 2."
         raise ValueError(message)
+    if realism is not None and not (realism / REALISM).is_file():
+        message = f"{realism} holds no {REALISM}: give a folder that `noduleforge realism` wrote."
+        raise FileNotFoundError(message)
     realism = realism or run / "realism"
     adapters = sorted(folder for folder in (run / ADAPTERS).glob("*") if folder.is_dir())
     with new_folder(out) as folder:

@@ -198,6 +198,18 @@ class _Images:
         }
         self.series = list(series)
 
+        same = [
+            name
+            for name, *both in zip(real_rows["name"], *self.arrays.values(), strict=True)
+            if np.array_equal(*both)
+        ]
+        if same:
+            message = (
+                f"{len(same)} nodule(s), such as {same[0]}, are the same in both data sets: give "
+                "real ones as --real and synthetic ones as --synthetic"
+            )
+            raise ValueError(message)
+
     def every(self) -> list[NDArray[Any]]:
         """All of both kinds, real ones first."""
         return [*self.arrays["real"], *self.arrays["synthetic"]]

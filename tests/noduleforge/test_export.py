@@ -190,6 +190,8 @@ def test_what_cannot_be_exported_is_refused(
     )
     stage1 = str(run.parent / "stage1")
     assert "give a run of stage 2" in refused(["export", stage1, *out], capsys)
+    nothing = ["--realism", str(tmp_path)]
+    assert "holds no realism.csv" in refused(["export", str(run), *nothing, *out], capsys)
     other = ["--checkpoint", "best.ckpt"]
     assert "best.ckpt is not a file" in refused(["export", str(run), *other, *out], capsys)
     before = str(run.parent / "before")

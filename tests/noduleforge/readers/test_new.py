@@ -182,6 +182,7 @@ def test_refusals(
     refused("window is", "--window", "[400, -1000]")
     refused("of both real and synthetic", "--attributes", "[texture]")
     refused("does not exist", "--real", str(tmp_path / "nowhere"))
+    refused("are the same in both data sets", "--synthetic", str(store))
     refused("within its image", "--roi.size", "40")
     shutil.copytree(store, tmp_path / "study")
     with pytest.raises(SystemExit):
