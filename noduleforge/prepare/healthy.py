@@ -9,6 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from datamodules import tables
 from datamodules.batch import HEALTHY, subtype_name
 from datamodules.collections.lidc import read_table
 from datamodules.hounsfield import LUNG_THRESHOLD_HU, check_hu
@@ -43,7 +44,8 @@ def prepare_healthy(
 
     A region has the shape of its nodule, turned by chance and made smaller where it must be, and
     lies elsewhere in the same image. Writes `nodules.csv`, the table of both with the subtype
-    `none` for the regions, and `masks/`; images and nodules stay where they are. A diffusion model
+    `none` for the regions, and `masks/`; a region has no ratings, and what else the table says it
+    has from its nodule, so that one expression selects both. Images and nodules stay where they are. A diffusion model
     that is trained on it (`data.init_args.root`) can erase nodules.
 
     Args:
@@ -64,6 +66,9 @@ def prepare_healthy(
         raise FileExistsError(message)
     every = read_table(root / csv, None, None)
     table = read_table(root / csv, None, select)
+    whole_table = tables.read_table(root / csv, dtype={"nodule_id": str, "series_uid": str})
+    others = whole_table.set_index("nodule_id").drop(columns=table.columns, errors="ignore")
+    table = table.join(others, on="nodule_id")
     if "subtype" not in table:
         names = [subtype_name(subtype_of(texture)) for texture in table["texture"]]
         table["subtype"] = pd.Series(names, table.index).replace("", None)
@@ -89,6 +94,7 @@ def prepare_healthy(
             write_volume(path, mask, "region of healthy lung, noduleforge")
             rows.append(
                 {
+                    **{name: nodule[name] for name in others},
                     "nodule_id": f"{nodule['nodule_id']}-healthy",
                     "patient_id": nodule["patient_id"],
                     "image": nodule["image"],

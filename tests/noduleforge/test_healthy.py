@@ -76,6 +76,21 @@ def test_the_same_seed_gives_the_same_regions(root: Path, tmp_path: Path) -> Non
         np.testing.assert_array_equal(read_volume(first).array, read_volume(second).array)
 
 
+def test_one_expression_selects_nodules_and_their_regions(root: Path, tmp_path: Path) -> None:
+    nodules = pd.read_csv(root / "nodules.csv")
+    nodules["link_cost"], nodules["malignancy"] = range(12), 4
+    nodules.to_csv(root / "nodules.csv", index=False)
+    prepare_healthy(root, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out/nodules.csv").set_index("nodule_id")
+    assert table.loc["n7-healthy", "link_cost"] == table.loc["n7", "link_cost"] == 7
+    assert table["malignancy"].notna().to_dict() == {
+        name: "healthy" not in name for name in table.index
+    }
+    data = LIDCDataModule(tmp_path / "out", roi=Roi(16), select="link_cost < 9")
+    data.setup()
+    assert sum(map(len, data.datasets.values())) >= 9
+
+
 def test_what_cannot_be_made_is_refused(root: Path, tmp_path: Path) -> None:
     prepare_healthy(root, tmp_path / "out")
     with pytest.raises(FileExistsError, match="choose another folder"):
