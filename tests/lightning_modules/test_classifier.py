@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from lightning import seed_everything
 from radiographs import Make
 
@@ -12,6 +14,7 @@ from datamodules.batch import NoduleBatch, Roi
 from datamodules.lidc import LIDCDataModule
 from lightning_modules.classifier import NoduleClassifier
 from lightning_modules.core.classifier import label, load_classifier
+from lightning_modules.core.pretrained import read_pretrained
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 
@@ -48,6 +51,48 @@ def make(spatial_dims: int, *names: str) -> NoduleClassifier:
     seed_everything(0)
     roi, settings = Roi((16,) * spatial_dims), {"learning_rate": 1e-2, "warmup_steps": 2}
     return NoduleClassifier(names, roi, (-1000, 400), spatial_dims, 8, **settings)
+
+
+def test_a_pretrained_encoder_is_trained_and_loaded_again(
+    make_bright: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    seed_everything(0)
+    model = NoduleClassifier(
+        ("bright",),
+        Roi((16, 16)),
+        (-1000, 400),
+        encoder="tf_efficientnet_lite0",
+        encoder_weights="installed",
+        encoder_pixels=32,
+    )
+    three = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    three.load_state_dict(read_pretrained("tf_efficientnet_lite0", "installed"))
+    image = torch.rand(2, 1, 16, 16) * 1400 - 1000
+    shown = F.interpolate(model.network.window.normalize(image), (32, 32), mode="bilinear")
+    expected = three.eval()(shown.expand(-1, 3, -1, -1))
+    found = model.eval().network.features(image)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+    data = make_bright(2)
+    trainer = make_trainer(3)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "classifier.ckpt")
+    again = load_classifier(tmp_path / "classifier.ckpt")
+    torch.testing.assert_close(again(image), model.eval()(image))
+    assert not torch.allclose(again.features(image), found)
+
+
+def test_encoders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    roi, window = Roi(16), (-1000, 400)
+    with pytest.raises(ValueError, match="sees images, but these are volumes"):
+        NoduleClassifier(("a",), roi, window, 3, encoder="resnet10t")
+    with pytest.raises(ValueError, match="there is no encoder: name it"):
+        NoduleClassifier(("a",), roi, window, encoder_weights="installed")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="are not those of timm's resnet10t"):
+        NoduleClassifier(
+            ("a",), roi, window, encoder="resnet10t", encoder_weights=tmp_path / "other.pth"
+        )
 
 
 @dims

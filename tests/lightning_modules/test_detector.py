@@ -154,7 +154,7 @@ def test_weights_come_from_a_file(suffix: str, tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.layer3[0].conv1.weight, whole.layer3[0].conv1.weight)
     # one channel sees what three grey ones would
     torch.testing.assert_close(encoder.conv1[0].weight, whole.conv1[0].weight.sum(1, keepdim=True))
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="are not those of timm"):
         make_network("resnet18", path, [8] * 5)
 
 
@@ -165,7 +165,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         make("vit_tiny_patch16_224")
     with pytest.raises(ValueError, match=r"decoder_channels is \[8, 8\]: give five numbers"):
         make(decoder_channels=[8, 8])
-    with pytest.raises(FileNotFoundError, match="do not exist: give a file"):
+    with pytest.raises(FileNotFoundError, match="are not a file: give a local path"):
         make(encoder_weights=tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match="holds no weights that can be read"):

@@ -84,6 +84,11 @@ def test_timm_networks_load_with_and_without_a_last_layer(
         TimmFeatures("resnet10000", tmp_path / "whole.pth")
     with pytest.raises(ValueError, match="are not those of timm's resnet14t"):
         TimmFeatures("resnet14t", tmp_path / "whole.pth")
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        TimmFeatures("resnet10t", tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ValueError, match="holds no weights that can be read"):
+        TimmFeatures("resnet10t", tmp_path / "text.pth")
 
 
 def test_medicalnet_sees_volumes(tmp_path: Path) -> None:
