@@ -186,6 +186,7 @@ class SuperimposedDataModule(RadiographDataModule):
         training_radiographs_per_nodule: int | None = None,
         subtlety: Literal["rated", "drawn"] = "rated",
         lungs: Path | None = None,
+        direction: Literal["front", "drawn"] = "front",
         **settings: Any,
     ) -> None:
         """Describe the data.
@@ -210,6 +211,8 @@ class SuperimposedDataModule(RadiographDataModule):
                 and radiograph, since it is the contrast that makes a nodule subtle on a radiograph.
             lungs: folder with lung masks named like the radiographs, where nodules are put; null
                 for those of `background_radiographs`.
+            direction: from where nodules are seen: `front` is the patient's front; `drawn` is drawn
+                by chance for each nodule and radiograph, so that one nodule has many views.
             settings: see `RadiographDataModule`.
 
         Raises:
@@ -229,6 +232,7 @@ class SuperimposedDataModule(RadiographDataModule):
                 training_radiographs_per_nodule,
                 subtlety,
                 lungs,
+                direction,
             )
             for having in ({**(only or {}), **more} for more in ({}, *(parts or {}).values()))
         )

@@ -31,6 +31,10 @@ CONTRAST = {1: 0.08, 2: 0.13, 3: 0.19, 4: 0.26, 5: 0.34}
 radiograph's range of grey (1st to 99th percentile)."""
 
 
+LUNG_VOXELS = 3
+"""So far from a nodule the lung is measured that it stands in."""
+
+
 def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Look through a nodule from front to back, as a radiograph does.
 
@@ -51,7 +55,9 @@ def project(image: Volume, mask: Volume) -> tuple[NDArray[np.float64], NDArray[n
     from scipy import ndimage
 
     inside = mask.array > 0
-    around = ndimage.binary_dilation(inside, iterations=3) & ~inside & (image.array < -500)
+    around = (
+        ndimage.binary_dilation(inside, iterations=LUNG_VOXELS) & ~inside & (image.array < -500)
+    )
     lung = float(np.median(image.array[around])) if around.any() else TYPICAL_LUNG_HU
     excess = np.where(inside, np.clip(image.array - lung, 0, None), 0) / 1000
     water = excess.sum(1) * image.spacing_mm[1]
@@ -107,6 +113,38 @@ def superimpose(
     return result, binarize(onto_radiograph(outline)) > 0
 
 
+def turn(image: Volume, mask: Volume, rng: np.random.Generator) -> tuple[Volume, Volume]:
+    """A nodule's CT patch turned by chance about the nodule, so that it is seen from elsewhere.
+
+    Args:
+        image: CT patch in HU.
+        mask: the nodule on the same grid.
+        rng: where chance comes from.
+
+    Returns:
+        Both on a cubic grid of the patch's finest spacing, the nodule in its middle.
+    """
+    from scipy import ndimage
+    from scipy.spatial.transform import Rotation
+
+    spacing, step = np.array(mask.spacing_mm), min(mask.spacing_mm)
+    points = np.argwhere(mask.array != 0) * spacing
+    center = points.mean(axis=0)
+    half = int(np.ceil(np.linalg.norm(points - center, axis=1).max() / step)) + LUNG_VOXELS + 1
+    onto = Rotation.random(random_state=rng).as_matrix() * step / spacing[:, None]
+    offset = center / spacing - onto @ np.full(3, half)
+
+    def onto_grid(values: NDArray[Any]) -> NDArray[Any]:
+        turned: NDArray[Any] = ndimage.affine_transform(
+            values.astype(np.float32), onto, offset, (2 * half + 1,) * 3, order=1, mode="nearest"
+        )
+        return turned
+
+    seen = np.rint(onto_grid(image.array)).astype(np.int16)
+    grid = ((step,) * 3, (0.0,) * 3, np.eye(3))
+    return Volume(seen, *grid), Volume(binarize(onto_grid(mask.array != 0)), *grid)
+
+
 @lru_cache(maxsize=64)
 def _patch(path: Path, changed_ns: int) -> Volume:
     """Read a nodule's patch or mask, or give it again."""
@@ -148,6 +186,9 @@ class SuperimposedNodules(RadiographRegions):
             _patch(path, path.stat().st_mtime_ns)
             for path in (row["nodule_image"], row["nodule_mask"])
         )
+        if row.get("turned", False):
+            seed = int(sha256("direction", row["name"])[:16], 16)
+            image, mask = turn(image, mask, np.random.default_rng(seed))
         radiograph, inside = superimpose(radiograph, image, mask, center, row["subtlety"])
         if not inside.any():
             message = (
@@ -198,6 +239,7 @@ class SuperimposedCollection(RadiographCollection):
         training_radiographs_per_nodule: int | None = None,
         subtlety: Literal["rated", "drawn"] = "rated",
         lungs: Path | None = None,
+        direction: Literal["front", "drawn"] = "front",
     ) -> None:
         """Say what there is.
 
@@ -219,6 +261,8 @@ class SuperimposedCollection(RadiographCollection):
             lungs: folder with lung masks named like the radiographs, where nodules are put; null
                 for those of `background_radiographs`, and without these they lie where upright
                 radiographs have their lungs.
+            direction: from where nodules are seen: `front` is the patient's front; `drawn` is drawn
+                by chance for each nodule and radiograph, so that one nodule has many views.
 
         Raises:
             ValueError: If `only` names no characteristic, or a number is out of its range.
@@ -248,6 +292,7 @@ class SuperimposedCollection(RadiographCollection):
         self.radiographs_per_nodule = radiographs_per_nodule
         self.training_radiographs_per_nodule = in_training
         self.subtlety = subtlety
+        self.direction = direction
 
     def nodules(self) -> pd.DataFrame:
         """The table of nodules, with their characteristics.
@@ -350,6 +395,8 @@ class SuperimposedCollection(RadiographCollection):
             table["subtlety"] = [1.0 + number % 5 for number in numbers]
             if "subtlety" in self.only and len(table):
                 table = self._having(table, ["subtlety"]).reset_index(drop=True)
+        if self.direction == "drawn":
+            table["turned"] = True
         drawn = [int(sha256("film", name)[:8], 16) % len(radiographs) for name in table["name"]]
         chosen = radiographs.iloc[drawn][["path", "spacing_mm", "patient_id"]].reset_index(
             drop=True

@@ -13,7 +13,7 @@ from datamodules.collections import (
     RadiographCollection,
     SuperimposedCollection,
 )
-from datamodules.collections.superimposed import CONTRAST, project, superimpose
+from datamodules.collections.superimposed import CONTRAST, project, superimpose, turn
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.radiographs import SuperimposedDataModule
 from datamodules.ratings import characteristics
@@ -54,6 +54,30 @@ def test_attenuation_adds_up_and_the_upper_end_comes_first() -> None:
     assert water[4, 7] == pytest.approx(1.0)
     assert outline[4, 7]
     assert water.sum() == pytest.approx(1.0)
+
+
+def test_a_nodule_that_is_turned_keeps_its_mass_and_is_another_view() -> None:
+    z, y, x = np.indices((20, 50, 40)) * np.array([2.0, 1.0, 1.0])[:, None, None, None]
+    inside = ((z - 18) / 12) ** 2 + ((y - 26) / 5) ** 2 + ((x - 17) / 5) ** 2 <= 1
+    geometry: tuple[Any, ...] = ((2.0, 1.0, 1.0), (0.0,) * 3, np.eye(3))
+    image = Volume(np.where(inside, 150, -850).astype(np.int16), *geometry)
+    mask = Volume(inside.astype(np.uint8), *geometry)
+    mass = project(image, mask)[0].sum() * 2  # pixels of 2 x 1 mm
+    areas = []
+    for seed in range(8):
+        turned = turn(image, mask, np.random.default_rng(seed))
+        assert turned[0].spacing_mm == turned[1].spacing_mm == (1.0,) * 3
+        water, outline = project(*turned)
+        # partial volume at the rim is outside a binary mask, or counts less inside
+        assert water.sum() == pytest.approx(mass, rel=0.12)
+        areas.append(outline.sum())
+        middle = [axis.mean() for axis in np.nonzero(turned[1].array)]
+        np.testing.assert_allclose(middle, np.array(turned[1].array.shape) // 2, atol=0.3)
+        assert np.median(turned[0].array[turned[1].array == 0]) == -850
+    # from its end the spindle is a disk of 5 mm, from its side an ellipse of 12 and 5 mm
+    assert min(areas) < 0.75 * max(areas)
+    assert min(areas) > 60
+    assert max(areas) < 1.1 * np.pi * 12 * 5
 
 
 @pytest.mark.parametrize("subtlety", [1, 3, 5])
@@ -252,6 +276,17 @@ def test_drawn_subtlety_belongs_to_nodule_and_radiograph(tmp_path: Path) -> None
     obvious = module(tmp_path, subtlety="drawn", radiographs_per_nodule=10, only={"subtlety": 5})
     chosen: pd.DataFrame = obvious.datasets["train"].table
     assert set(chosen["name"]) == set(table.loc[table["subtlety"] == 5, "name"])
+
+
+def test_drawn_directions_give_a_nodule_many_views(tmp_path: Path) -> None:
+    front, drawn = (
+        module(tmp_path, direction=direction).datasets["train"] for direction in ("front", "drawn")
+    )
+    assert front.fingerprint != drawn.fingerprint
+    assert [*front.table["name"]] == [*drawn.table["name"]]
+    image, again, before = drawn[0]["image"], drawn[0]["image"], front[0]["image"]
+    assert image.equal(again)
+    assert not image.equal(before)
 
 
 def test_requests_are_the_test_nodules_in_radiographs_without_them(tmp_path: Path) -> None:
