@@ -17,6 +17,7 @@ from lightning_modules.core.features import (
     RadImageNetFeatures,
     RandomFeatures,
     TimmFeatures,
+    TimmStatistics,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "StructuralDiversity",
     "StudyWriter",
     "TimmFeatures",
+    "TimmStatistics",
 ]

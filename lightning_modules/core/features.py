@@ -202,6 +202,59 @@ class TimmFeatures(FeatureExtractor):
         return features
 
 
+class TimmStatistics(FeatureExtractor):
+    """Mean and deviation of every channel of every stage of a network of timm's.
+
+    They describe texture and style (Gatys et al. 2016; Huang and Belongie 2017), where the last
+    layer alone describes what a picture shows.
+
+    Args:
+        model: timm's name of the network.
+        weights: its state dict (PyTorch or safetensors), or `installed`, for the ImageNet weights
+            of the extra `pretrained`.
+        enlarged: how many times larger the network sees the images.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the extra is not installed.
+        ValueError: If timm has no such network, or the file holds other weights.
+    """
+
+    def __init__(
+        self, model: str = INSTALLED_MODEL, weights: Weights = "installed", enlarged: int = 3
+    ) -> None:
+        import timm
+
+        super().__init__()
+        network: Any = timm.create_model(model, num_classes=0)
+        network.load_state_dict(read_pretrained(model, weights))
+        config = timm.data.resolve_model_data_config(network)
+        self.network, self.enlarged = network, enlarged
+        self.mean, self.std = config["mean"], config["std"]
+        width = self(torch.zeros(1, 1, 32, 32)).shape[1]
+        self.describe(
+            width,
+            f"{model} (timm {timm.__version__}), mean and deviation of every stage's channels",
+            weights_hash(weights_file(weights)),
+            f"window to 0..1, grey to RGB, minus {self.mean} over {self.std}, {enlarged} times as "
+            "large, bilinear",
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Means and deviations."""
+        mean, std = (
+            torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        large = F.interpolate(image.clamp(0, 1), scale_factor=self.enlarged, mode="bilinear")
+        stages = self.network.forward_intermediates(
+            (large.expand(-1, 3, -1, -1) - mean) / std, intermediates_only=True
+        )
+        statistics = [
+            each for stage in stages for each in torch.std_mean(stage, (2, 3), correction=0)
+        ]
+        return torch.cat(statistics, 1)
+
+
 class MedicalNetFeatures(FeatureExtractor):
     """A 3D ResNet-10 (Chen et al. 2019, MedicalNet; MONAI's), pooled: 512 values.
 

@@ -1,6 +1,7 @@
 """Can synthetic nodules be told from real ones by figures of their texture? Two-sample tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,39 @@ FOLDS, REPEATS = 5, 3
 they are divided anew."""
 
 
+def boosted_trees(seed: int) -> Any:
+    """A judge for few figures that mean something each: gradient-boosted trees."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        learning_rate=0.06, max_iter=150, max_leaf_nodes=15, random_state=seed
+    )
+
+
+def linear(seed: int) -> Any:
+    """A judge for many features of a network: logistic regression with a strong ridge."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+
+
 def told_apart(
-    features: NDArray[np.floating], synthetic: NDArray[np.bool_], patients: Sequence[str]
+    features: NDArray[np.floating],
+    synthetic: NDArray[np.bool_],
+    patients: Sequence[str],
+    make_judge: Callable[[int], Any] = boosted_trees,
 ) -> NDArray[np.float64]:
     """How surely each nodule is taken for synthetic, by a classifier that has not seen its patient.
 
-    Gradient-boosted trees (a classifier two-sample test, Lopez-Paz and Oquab 2017).
+    A classifier two-sample test (Lopez-Paz and Oquab 2017).
 
     Args:
         features: `(N, figures)`.
         synthetic: `(N,)`; which nodules are.
         patients: of each nodule.
+        make_judge: a classifier of scikit-learn's for a seed.
 
     Returns:
         `(N,)` probabilities, a mean over repeats.
@@ -31,8 +54,6 @@ def told_apart(
     Raises:
         ValueError: If there are fewer than five patients, or one kind alone in what is learned on.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     known, who = np.unique(np.asarray(patients), return_inverse=True)
     if len(known) < FOLDS:
         message = f"There are nodules of {len(known)} patient(s): give those of at least {FOLDS}"
@@ -48,9 +69,7 @@ def told_apart(
                     "synthetic nodules of the same patients"
                 )
                 raise ValueError(message)
-            judge = HistGradientBoostingClassifier(
-                learning_rate=0.06, max_iter=150, max_leaf_nodes=15, random_state=repeat
-            ).fit(features[~held], synthetic[~held])
+            judge = make_judge(repeat).fit(features[~held], synthetic[~held])
             probabilities[held] += judge.predict_proba(features[held])[:, 1] / REPEATS
     return probabilities
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,10 @@ from datamodules.batch import Roi
 from datamodules.collections import NoduleCollection
 from datamodules.io.whole_files import written_whole
 from datamodules.progress import Progress
+from lightning_modules.core.features import FeatureExtractor, TimmStatistics
+from lightning_modules.core.pretrained import INSTALLED_MODEL, Weights
 from noduleforge.evaluation.bootstrap import interval
-from noduleforge.evaluation.realism import area_told_apart
+from noduleforge.evaluation.realism import area_told_apart, linear, told_apart
 from noduleforge.readers.answers import MACHINE, Answer, Answers
 from noduleforge.readers.pairing import all_pairs
 from noduleforge.readers.sources import Source, read_source
@@ -25,11 +27,7 @@ from noduleforge.readers.tasks import STEPS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDS = 5
-"""Parts of the patients, each of which is judged by a network that has not seen it."""
-
-UNDECIDED = 0.1
-"""A network whose probabilities differ by less has learned nothing."""
+BATCH = 16
 
 SHOWN = 10
 """Synthetic nodules that are drawn."""
@@ -40,14 +38,16 @@ def machine(
     real: NoduleCollection | Path,
     synthetic: NoduleCollection | Path,
     baselines: Sequence[Path] = (),
-    epochs: int = 20,
-    seed: int = 0,
+    encoder: str = INSTALLED_MODEL,
+    weights: Weights = "installed",
 ) -> None:
     """Let a network judge what readers are to judge, before anybody is asked.
 
-    It learns on all pairs of alike nodules of the data sets, sees what readers see, and judges
-    each patient by what it learned on others. An area under the ROC curve (AUC) of 0.5 says that
-    it cannot tell them apart; that a better network, or a reader, could not either is not said.
+    A pretrained network describes what readers see by the statistics of its stages
+    (`TimmStatistics`); a linear classifier learns on all pairs of alike nodules of the data sets,
+    and judges each patient by what it learned on others. An area under the ROC curve (AUC) of 0.5
+    says that it cannot tell them apart; that a better network, or a reader, could not either is not
+    said.
 
     Writes `machine.csv` (AUC with 95 % intervals over patients, of the synthetic nodules and of
     the baselines) and `machine.png` (the synthetic nodules that gave themselves away most), and
@@ -58,35 +58,27 @@ def machine(
         real: the data set of real nodules that it was made of.
         synthetic: that of synthetic ones.
         baselines: other synthetic data sets, such as of copy-paste, to stand beside.
-        epochs: how often the network sees each nodule.
-        seed: of weights, order and folds.
+        encoder: timm's name of the network.
+        weights: its weights: a file, or `installed`, for those of the extra `pretrained`.
 
     Raises:
-        FileNotFoundError: If data are missing.
+        FileNotFoundError: If data or weights are missing.
         ValueError: If there are nodules of fewer than five patients, or cases of the study are not
             in the data sets.
     """
-    if epochs < 1:
-        message = f"epochs is {epochs}: give at least 1"
-        raise ValueError(message)
     known = read_study(study)
     settings = known.settings
     roi = Roi(settings.shape, settings.spacing_mm)
+    features = TimmStatistics(encoder, weights)
     ours = read_source(real, roi, "real")
     rows, judged = [], pd.DataFrame()
     for number, given in enumerate((synthetic, *baselines)):
         name = "synthetic" if number == 0 else str(given)
         theirs = read_source(given, roi, name)
         table, images = _both(ours, theirs, settings.window)
-        said = _cross_validated(table, images, epochs, seed)
-        if np.ptp(said) < UNDECIDED:
-            print(
-                f"The network says {said.min():.2f} to {said.max():.2f} of all of {name}: it has "
-                "learned nothing in --epochs, and its area says nothing of the nodules."
-            )
-        area = area_told_apart(
-            said, table["synthetic"].to_numpy(bool), table["patient_id"].tolist()
-        )
+        kinds, patients = table["synthetic"].to_numpy(bool), table["patient_id"].tolist()
+        said = told_apart(_describe(images, features, name), kinds, patients, linear)
+        area = area_told_apart(said, kinds, patients)
         low, high = interval(area.draws)
         row = {"set": name, "auc": area.value, "low": low, "high": high}
         rows.append({**row, "pairs": len(table) // 2, "patients": table["patient_id"].nunique()})
@@ -105,7 +97,7 @@ def machine(
 def _both(
     real: Source, synthetic: Source, window: tuple[float, float]
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """All pairs as one table, real ones first, and their pictures from -1 to 1."""
+    """All pairs as one table, real ones first, and their pictures from 0 to 1."""
     pairs = all_pairs(real.table, synthetic.table)
     parts, images = [], []
     low, high = window
@@ -113,84 +105,23 @@ def _both(
         rows = source.table.iloc[pairs[kind]]
         parts.append(rows.assign(synthetic=kind == "synthetic"))
         images += [np.rint(source.read(row).image.array.clip(low, high)) for row in rows["row"]]
-    scaled = 2 * (np.stack(images) - low) / (high - low) - 1
+    scaled = (np.stack(images) - low) / (high - low)
     return pd.concat(parts, ignore_index=True), scaled.astype(np.float32)
 
 
-def _cross_validated(
-    table: pd.DataFrame, images: NDArray[np.float32], epochs: int, seed: int
+def _describe(
+    images: NDArray[np.float32], features: FeatureExtractor, name: str
 ) -> NDArray[np.float64]:
-    """How surely each nodule is taken for synthetic by a network that has not seen its patient."""
-    known, who = np.unique(table["patient_id"], return_inverse=True)
-    if len(known) < FOLDS:
-        message = f"There are nodules of {len(known)} patient(s): give those of at least {FOLDS}"
-        raise ValueError(message)
-    fold = np.random.default_rng(seed).permutation(len(known))[who] % FOLDS
-    labels, said = table["synthetic"].to_numpy(np.float32), np.zeros(len(table))
-    for part in range(FOLDS):
-        held = fold == part
-        bar = Progress(range(epochs), f"network {part + 1} of {FOLDS}", unit="epoch")
-        said[held] = _learn(images[~held], labels[~held], images[held], bar, seed + part)
-    return said
-
-
-def _learn(
-    images: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    asked: NDArray[np.float32],
-    epochs: Progress,
-    seed: int,
-) -> NDArray[np.float64]:
-    """Train a small convolutional network, and ask it.
-
-    Every picture is seen in flips along chance axes; what is asked is seen in all of them.
-
-    Returns:
-        Probabilities `(asked,)`.
-    """
+    """Features `(N, D)`; of volumes the mean of the three middle planes'."""
     import torch
-    from torch import nn
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        rank = images.ndim - 1
-        network = _network(rank)
-        optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
-        steps = len(epochs) * -(-len(images) // 16)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        everything, truth = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-        for _ in epochs:
-            for chosen in torch.chunk(torch.randperm(len(truth)), -(-len(truth) // 16)):
-                axes = [2 + k for k in range(rank) if torch.rand(()) < 0.5]
-                logits = network(everything[chosen].flip(axes))[:, 0]
-                loss = nn.functional.binary_cross_entropy_with_logits(logits, truth[chosen])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-        network.eval()
-        pictures = torch.from_numpy(asked)[:, None]
-        flips = [[2 + k for k in range(rank) if code >> k & 1] for code in range(2**rank)]
-        with torch.inference_mode():
-            logits = torch.stack([network(pictures.flip(axes))[:, 0] for axes in flips]).mean(0)
-        probabilities: NDArray[np.float64] = logits.sigmoid().double().numpy()
-        return probabilities
-
-
-def _network(rank: int) -> Any:
-    from torch import nn
-
-    convolution, pool = (nn.Conv2d, nn.AvgPool2d) if rank == 2 else (nn.Conv3d, nn.AvgPool3d)
-    layers: list[nn.Module] = []
-    for before, after in ((1, 8), (8, 16), (16, 32)):
-        layers += [
-            convolution(before, after, 3, padding=1),
-            nn.GroupNorm(4, after),
-            nn.SiLU(),
-            pool(2),
-        ]
-    middle = nn.AdaptiveAvgPool2d(1) if rank == 2 else nn.AdaptiveAvgPool3d(1)
-    return nn.Sequential(*layers, middle, nn.Flatten(), nn.Dropout(0.3), nn.Linear(32, 1))
+    found = []
+    with torch.inference_mode():
+        batches = torch.split(torch.from_numpy(images)[:, None], BATCH)
+        for batch in Progress(batches, desc=f"features of {name}", unit="batch"):
+            found.append(torch.stack([*features.views(batch).values()]).mean(0))
+    described: NDArray[np.float64] = torch.cat(found).double().numpy()
+    return described
 
 
 def _answers(study: Study, judged: pd.DataFrame) -> list[Answer]:
@@ -238,6 +169,6 @@ def _draw(judged: pd.DataFrame, images: NDArray[np.float32]) -> Figure:
         axes.axis("off")
     for axes, row in zip(grid.flat, synthetic.index, strict=False):
         image = images[row] if images.ndim == 3 else images[row, images.shape[1] // 2]
-        axes.imshow(image, cmap="gray", vmin=-1, vmax=1)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
         axes.set_title(f"{synthetic.loc[row, 'probability']:.2f}", fontsize=9)
     return figure

@@ -21,6 +21,7 @@ from lightning_modules.core.features import (
     RadImageNetFeatures,
     RandomFeatures,
     TimmFeatures,
+    TimmStatistics,
 )
 
 
@@ -89,6 +90,24 @@ def test_timm_networks_load_with_and_without_a_last_layer(
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match="holds no weights that can be read"):
         TimmFeatures("resnet10t", tmp_path / "text.pth")
+
+
+def test_statistics_tell_textures_apart_that_show_the_same() -> None:
+    extractor = TimmStatistics()
+    disk = (torch.hypot(*torch.meshgrid(2 * [torch.arange(-24.0, 24)], indexing="ij")) < 12).float()
+    grain = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    smooth, grainy, again = 0.8 * disk, *(disk * (0.6 + 0.4 * grain)[:, 0])
+    features = extractor(torch.stack([smooth, grainy, again])[:, None])
+    assert features.shape == (3, extractor.width)
+    assert (features[1] - features[2]).norm() < 0.5 * (features[0] - features[1]).norm()
+    stages = extractor.network.forward_intermediates(
+        2 * F.interpolate(smooth[None, None], (144, 144), mode="bilinear").expand(-1, 3, -1, -1)
+        - 1,
+        intermediates_only=True,
+    )
+    first = stages[0].shape[1]
+    torch.testing.assert_close(features[0, first : 2 * first], stages[0].mean((0, 2, 3)))
+    torch.testing.assert_close(features[0, :first], stages[0].var((0, 2, 3), unbiased=False).sqrt())
 
 
 def test_medicalnet_sees_volumes(tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ def test_the_command(flat_store: Path, tmp_path: Path, capsys: pytest.CaptureFix
     sets = ["--real", str(flat_store), "--synthetic", str(unlike)]
     study = str(tmp_path / "study")
     main(["readers", "new", *sets, "--out", study, "--tasks", "[real, pairs]", "--cases", "6"])
-    more = ["--baselines", f"[{alike}]", "--epochs", "8"]
-    main(["readers", "machine", study, *sets, *more])
+    main(["readers", "machine", study, *sets, "--baselines", f"[{alike}]"])
     table = pd.read_csv(tmp_path / "study/machine.csv").set_index("set")
     assert table.loc["synthetic", "auc"] > 0.9
     assert table.loc["synthetic", "pairs"] == 30
@@ -52,17 +51,5 @@ def test_the_command(flat_store: Path, tmp_path: Path, capsys: pytest.CaptureFix
     figures = pd.read_csv(tmp_path / "study/report/figures.csv")
     assert figures.query("figure == 'AUC' and group == 'all'")["value"].iloc[0] > 0.9
     with pytest.raises(SystemExit):
-        main(
-            [
-                "readers",
-                "machine",
-                study,
-                "--real",
-                str(flat_store),
-                "--synthetic",
-                str(alike),
-                "--epochs",
-                "0",
-            ]
-        )
-    assert "epochs is 0" in capsys.readouterr().err
+        main(["readers", "machine", study, *sets, "--weights", str(tmp_path / "absent.pth")])
+    assert "absent.pth are not a file" in capsys.readouterr().err
