@@ -27,7 +27,7 @@ def augment(
         upright: flip left and right alone.
 
     Returns:
-        The same keys, with `image`, `mask` and `attributes["diameter_mm"]` changed.
+        The same keys, with `image`, `mask`, `underlay` and `attributes["diameter_mm"]` changed.
     """
     import torchio
 
@@ -54,6 +54,9 @@ def augment(
         image=torchio.ScalarImage(tensor=item["image"].reshape(view), affine=matrix),
         mask=torchio.LabelMap(tensor=item["mask"].reshape(view), affine=matrix),
     )
+    if "underlay" in item:
+        under = torchio.ScalarImage(tensor=item["underlay"].reshape(view), affine=matrix)
+        subject.add_image(under, "underlay")
     with torch.random.fork_rng(devices=[]):  # torchio draws from the global generator
         subject = affine(subject)
         subject = torchio.Flip(axes=tuple(flips))(subject) if flips else subject
@@ -61,6 +64,8 @@ def augment(
     result = item.copy()
     result["image"] = subject["image"].data.float().reshape(shape).contiguous()
     result["mask"] = torch.from_numpy(mask).reshape(shape)
+    if "underlay" in item:
+        result["underlay"] = subject["underlay"].data.float().reshape(shape).contiguous()
     result["attributes"] = dict(item["attributes"])
     if "diameter_mm" in result["attributes"]:
         result["attributes"]["diameter_mm"] = item["attributes"]["diameter_mm"] * scale
@@ -73,6 +78,8 @@ def crop(item: NoduleBatch, margin: Sequence[int]) -> NoduleBatch:
     inner = (slice(None), *[slice(m, n - m) for m, n in zip(margin, shape, strict=True)])
     item["image"] = item["image"][inner].contiguous()
     item["mask"] = item["mask"][inner].contiguous()
+    if "underlay" in item:
+        item["underlay"] = item["underlay"][inner].contiguous()
     offset = torch.tensor(margin, dtype=torch.float64) * item["spacing_mm"].double()
     item["origin_mm"] = item["origin_mm"] + item["direction"] @ offset.flip(0)
     return item

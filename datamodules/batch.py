@@ -89,10 +89,13 @@ class NoduleBatch(TypedDict):
             one. Where it is absent, the histogram of `image` inside `mask` is meant.
         erased: `(B, 1, *spatial)` float32; 1 where a nodule is first to give way to healthy tissue;
             all 0 for none.
+        underlay: `(B, 1, *spatial)` float32; the image without the nodule, where that is known: of
+            nodules that were put into an image, and of requests for such.
         latent_mean: `(B, C, *latent)` float32; the codec's posterior mean of `image`.
         latent_logvar: `(B, C, *latent)` float32; the codec's posterior log-variance of `image`.
-        context: `(B, C, *latent)` float32; the codec's posterior mean of `image` with the region
-            to be synthesized filled in. The three latents are present only in cached batches.
+        context: `(B, C, *latent)` float32; the codec's posterior mean of what is known where the
+            nodule is to be: `image` with the region filled in, or `underlay`. The three
+            latents are present only in cached batches.
     """
 
     image: Tensor
@@ -108,6 +111,7 @@ class NoduleBatch(TypedDict):
     draw: NotRequired[Tensor]
     histogram: NotRequired[Tensor]
     erased: NotRequired[Tensor]
+    underlay: NotRequired[Tensor]
     latent_mean: NotRequired[Tensor]
     latent_logvar: NotRequired[Tensor]
     context: NotRequired[Tensor]

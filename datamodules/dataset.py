@@ -97,5 +97,7 @@ class NoduleDataset(Dataset[NoduleBatch]):
             item["name"] = f"{item['name']}-v{version}"  # type: ignore[typeddict-item]  # one name
             if np.issubdtype(nodules.image_dtype, np.integer):
                 item["image"] = item["image"].round()
+                if "underlay" in item:
+                    item["underlay"] = item["underlay"].round()
         item["index"] = torch.tensor(index)
         return item

@@ -15,7 +15,7 @@ def nodule_item(patch: Patch, index: int) -> NoduleBatch:
         index: position of the item in its dataset.
     """
     image = patch.image
-    return {
+    item: NoduleBatch = {
         "image": torch.from_numpy(image.array.astype(np.float32))[None],
         "mask": torch.from_numpy(patch.mask.astype(np.float32))[None],
         "subtype": torch.tensor(patch.subtype),
@@ -30,3 +30,6 @@ def nodule_item(patch: Patch, index: int) -> NoduleBatch:
         "patient_id": patch.patient_id,  # type: ignore[typeddict-item]
         "index": torch.tensor(index),
     }
+    if patch.underlay is not None:
+        item["underlay"] = torch.from_numpy(patch.underlay.astype(np.float32))[None]
+    return item

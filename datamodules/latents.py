@@ -102,7 +102,7 @@ class LatentCache(Dataset[NoduleBatch]):
                 item[key] = bytes(array[index]).decode()
                 continue
             # float16, int16 and uint8 are ways to store what the contract has as float32
-            small = key in ("image", "mask", *LATENTS)
+            small = key in ("image", "underlay", "mask", *LATENTS)
             value = torch.from_numpy(np.array(array[index], np.float32 if small else array.dtype))
             if key.startswith(_ATTRIBUTE):
                 item["attributes"][key.removeprefix(_ATTRIBUTE)] = value
@@ -238,7 +238,7 @@ def _arrays(
     attributes = flat.pop("attributes")
     flat |= {f"{_ATTRIBUTE}{key}": value for key, value in attributes.items()}
     types: dict[str, Any] = {
-        "image": dataset.nodules.image_dtype,
+        **dict.fromkeys(("image", "underlay"), dataset.nodules.image_dtype),
         "mask": np.uint8,
         **dict.fromkeys(LATENTS, np.float16),
     }

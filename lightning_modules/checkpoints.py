@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from datamodules.io.whole_files import written_whole
-from lightning_modules.core.adapters import load_base
+from lightning_modules.core.adapters import adapter_names, load_base
 from lightning_modules.core.checkpoint_files import (
     part_of,
     patients_of,
@@ -20,6 +20,7 @@ from lightning_modules.core.checkpoint_files import (
 )
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.description import check_conditioners, check_process
 from lightning_modules.core.facts import check_facts
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.relative_paths import absolute, relative
@@ -117,20 +118,28 @@ def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[s
     return patients_of(checkpoint)
 
 
-def load_denoiser(denoiser: Denoiser, path: Path, facts: Mapping[str, Any]) -> None:
+def load_denoiser(
+    denoiser: Denoiser, path: Path, facts: Mapping[str, Any], description: Mapping[str, Any]
+) -> None:
     """Load the averaged weights of a diffusion checkpoint, below the adapters that there are.
 
     Args:
         denoiser: the network.
         path: a diffusion checkpoint.
         facts: what its window, margin and spacing must be.
+        description: of the model; a network with adapters takes the conditions of its base, and
+            any has the base's process.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If its network is of another size, or was trained with other facts.
     """
     checkpoint = read_checkpoint(path)
-    check_facts(checkpoint.get("noduleforge", {}), facts)
+    saved = checkpoint.get("noduleforge", {})
+    check_facts(saved, facts)
+    check_process(saved.get("synthesizer", {}), description)
+    if adapter_names(denoiser):
+        check_conditioners(saved.get("synthesizer", {}), description)
     sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
     with _fitting(path, sizes):
         load_base(denoiser, part_of(checkpoint, "ema.module."))

@@ -16,11 +16,16 @@ from lightning_modules.checkpoints import load_codec, load_denoiser
 from lightning_modules.core.averaging import MovingAverage
 from lightning_modules.core.checkpoint_files import patients_of
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.conditioning import Surroundings
+from lightning_modules.core.conditioning import Surroundings, sees_through
 from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
-from lightning_modules.core.description import Parts, describe
+from lightning_modules.core.description import (
+    Parts,
+    check_conditioners,
+    check_process,
+    describe,
+)
 from lightning_modules.core.facts import ModelFacts, check_facts
-from lightning_modules.core.inpainting import inpaint_mask, mean_fill, to_latent_mask
+from lightning_modules.core.inpainting import inpaint_mask, known_image, to_latent_mask
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.regularizer import Estimate
@@ -104,7 +109,7 @@ class NoduleDiffusion(LightningModule):
         """
         if self.init_from is not None:
             self.patients |= load_codec(self.codec, self.init_from, self.head.window)
-            load_denoiser(self.denoiser, self.init_from, self._plain_facts())
+            load_denoiser(self.denoiser, self.init_from, self._plain_facts(), self.description)
         elif self.autoencoder is not None:
             self.patients |= load_codec(self.codec, self.autoencoder, self.head.window)
         else:
@@ -129,7 +134,8 @@ class NoduleDiffusion(LightningModule):
         if data.cache_dir is not None:
             report = data.cache_latents(
                 self.encode,
-                f"{self.codec.fingerprint()}-{self.head.window}-{self.head.margin_voxels}",
+                f"{self.codec.fingerprint()}-{self.head.window}-{self.head.margin_voxels}"
+                + ("-through" if sees_through(self.denoiser.conditioners) else ""),
                 self.global_rank,
                 self.trainer.world_size,
                 self.trainer.strategy.barrier,
@@ -153,12 +159,15 @@ class NoduleDiffusion(LightningModule):
 
     @torch.no_grad()
     def encode(self, batch: NoduleBatch) -> dict[str, Tensor]:
-        """Posterior of the image, and posterior mean of the image with the region filled in."""
+        """Posterior of the image, and posterior mean of what is known of it (`known_image`)."""
         batch = self._on_device(batch)
         image = self.head.window.normalize(batch["image"])
         region = inpaint_mask(batch["mask"], self.head.margin_voxels)
         with self.trainer.precision_plugin.forward_context():
-            mean, logvar = self.codec.encode(torch.cat([image, mean_fill(image, region)]))
+            known = known_image(
+                batch, region, self.head.window, sees_through(self.denoiser.conditioners)
+            )
+            mean, logvar = self.codec.encode(torch.cat([image, known]))
         mean, context = mean.float().chunk(2)
         logvar, _ = logvar.float().chunk(2)
         return {"latent_mean": mean, "latent_logvar": logvar, "context": context}
@@ -352,14 +361,20 @@ class NoduleDiffusion(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what a checkpoint must not be used without, and what `Synthesizer.load` needs."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-        parts = Parts(self.codec, self.denoiser, self.process, self.sampling, self.guidance)
         checkpoint["noduleforge"] = {
             **self._plain_facts(),
-            "synthesizer": describe(parts),
+            "synthesizer": self.description,
             "data_fingerprint": data.fingerprint,
             "training_data": {n: data.describe(part) for n, part in data.training.items()},
             "training_patients": sorted(self.patients),
         }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The model's parts as plain data."""
+        return describe(
+            Parts(self.codec, self.denoiser, self.process, self.sampling, self.guidance)
+        )
 
     @property
     def facts(self) -> ModelFacts:
@@ -384,4 +399,6 @@ class NoduleDiffusion(LightningModule):
             )
             raise ValueError(message)
         check_facts(saved, self._plain_facts())
+        check_process(saved.get("synthesizer", {}), self.description)
+        check_conditioners(saved.get("synthesizer", {}), self.description)
         self.patients |= patients_of(checkpoint)

@@ -33,6 +33,7 @@ class Patch:
         name: the nodule's identifier, no patient's name.
         patient_id: the data set's pseudonym.
         subtype: a code; see `NoduleBatch`.
+        underlay: the image without the nodule, on the same grid; None where it is not known.
     """
 
     image: Volume
@@ -41,6 +42,7 @@ class Patch:
     name: str
     patient_id: str
     subtype: int = UNKNOWN_SUBTYPE
+    underlay: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model must see.
@@ -60,6 +62,8 @@ class Patch:
                 f"has a mask of {self.mask.shape} voxels and an image of {shape}: cut both on one "
                 "grid"
             )
+        if self.underlay is not None and self.underlay.shape != shape:
+            yield f"has an underlay of {self.underlay.shape} voxels and an image of {shape}"
         if len(image.spacing_mm) != len(shape) or not min(image.spacing_mm) > 0:
             yield (
                 f"has {len(shape)} dimensions and the spacing {image.spacing_mm} mm: expected a "

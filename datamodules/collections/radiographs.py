@@ -110,6 +110,10 @@ class RadiographRegions(NoduleSet):
         lungs = None if self.lungs is None else read_lungs(self.lungs, name_of(row["path"]), shape)
         return radiograph, np.zeros(shape, bool), lung_point(shape, lungs, self.generator(row))
 
+    def without_nodule(self, row: dict[str, Any]) -> Volume | None:
+        """The radiograph as it is without the nodule; None where that is not known."""
+        return None
+
     def radiograph(self, row: dict[str, Any]) -> Volume:
         """Read a row's radiograph."""
         path = row["path"]
@@ -139,6 +143,9 @@ class RadiographRegions(NoduleSet):
             spacing,
         )
         diameter = equivalent_diameter_mm(inside, radiograph.spacing_mm) or np.nan
+        without = self.without_nodule(row)
+        if without is not None:
+            under = resample(without, point, size, spacing, fill=float(radiograph.array.min()))
         known = {name: float(row[name]) for name in self.attributes}
         return Patch(
             Volume(roi.array.astype(np.float32), roi.spacing_mm, roi.origin_mm, roi.direction),
@@ -146,6 +153,7 @@ class RadiographRegions(NoduleSet):
             {"diameter_mm": diameter, **known},
             row["name"],
             row["patient_id"],
+            underlay=None if without is None else under.array.astype(np.float32),
         )
 
     def requests(self) -> "RadiographRegions":

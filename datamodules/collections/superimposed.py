@@ -199,6 +199,10 @@ class SuperimposedNodules(RadiographRegions):
         middle = [float(axis.mean()) for axis in np.nonzero(inside)]
         return radiograph, inside, (middle[0], middle[1])
 
+    def without_nodule(self, row: dict[str, Any]) -> Volume | None:
+        """The radiograph that the nodule is put into."""
+        return self.radiograph(row)
+
     def requests(self) -> "SuperimposedRequests":
         """The same radiographs as they are, with the masks of the nodules."""
         return SuperimposedRequests(

@@ -54,6 +54,7 @@ class RequestedNodules(NoduleSet):
             row["name"],
             row["patient_id"],
             self.subtypes[nodule],
+            whole,
         )
 
 

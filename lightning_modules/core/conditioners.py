@@ -66,19 +66,34 @@ class MaskConditioner(Conditioner):
 
 
 class BackgroundConditioner(Conditioner):
-    """The surroundings as channels: the latent outside the region, and the region itself."""
+    """The surroundings as channels: the latent outside the region, and the region itself.
 
-    def __init__(self, dropout: float = 0.0, guided: bool = False) -> None:
+    Args:
+        dropout: see `Conditioner`.
+        guided: see `Conditioner`.
+        through: show the image without the nodule inside the region too, as on radiographs, where
+            ribs and vessels are seen through it. Training data have to have it (nodules that were
+            projected into radiographs, `SuperimposedDataModule`); so do requests.
+    """
+
+    def __init__(self, dropout: float = 0.0, guided: bool = False, through: bool = False) -> None:
         super().__init__(dropout, guided)
+        self.through = through
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Conditioner`."""
+        return {**super().settings, "through": self.through}
 
     def build(self, geometry: LatentGeometry) -> None:
         """Take the number of channels from the latent."""
         self.channels = geometry.latent_channels + 1
 
     def encode(self, batch: NoduleBatch, surroundings: Surroundings) -> Conditioning:
-        """Masked latent and region, `(B, C + 1, *latent)`."""
+        """What is known, and the region, `(B, C + 1, *latent)`."""
         context, region = surroundings
-        return Conditioning(channels=torch.cat([context * (1 - region), region], 1))
+        known = context if self.through else context * (1 - region)
+        return Conditioning(channels=torch.cat([known, region], 1))
 
     def absent(self, given: Conditioning) -> Conditioning:
         """No background, and everything to be synthesized."""

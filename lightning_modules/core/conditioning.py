@@ -7,7 +7,7 @@ latent, `tokens` for cross-attention, and an `embedding` that is added to that o
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Surroundings(NamedTuple):
     """What is known where a nodule is to be synthesized.
 
     Attributes:
-        context: `(B, C, *latent)`; standardized latent of the image with the region filled in.
+        context: `(B, C, *latent)`; standardized latent of `known_image`.
         region: `(B, 1, *latent)`; 1 where the latent is to be synthesized.
     """
 
@@ -77,6 +77,9 @@ class Conditioner(nn.Module, ABC):
 
     channels: int = 0
     """Number of channels given to the denoiser; known after `build`."""
+
+    through: bool = False
+    """Whether it shows what lies under the nodule, so that this has to be known."""
 
     def __init__(self, dropout: float, guided: bool) -> None:
         super().__init__()
@@ -126,6 +129,11 @@ class Conditioner(nn.Module, ABC):
             for value, null in zip(given, absent, strict=True)
         ]
         return Conditioning(*mixed)
+
+
+def sees_through(conditioners: nn.ModuleDict) -> bool:
+    """Whether a network with these is shown what lies under the nodule."""
+    return any(cast(Conditioner, one).through for one in conditioners.values())
 
 
 def stack_conditions(conditions: Sequence[Conditioning]) -> Conditioning:

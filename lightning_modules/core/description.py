@@ -73,6 +73,58 @@ def describe(parts: Parts) -> dict[str, Any]:
     }
 
 
+BINDING = ("prediction", "schedule", "shift", "timesteps")
+"""Settings of the process without which the network's answers mean something else."""
+
+
+def check_process(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's network was trained in the config's diffusion process.
+
+    Args:
+        theirs: the checkpoint's description.
+        ours: the config's.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    for name in BINDING:
+        known = theirs.get("process", {}).get(name)
+        _check_same(f"process.{name}", known, ours["process"][name])
+
+
+def check_conditioners(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's network was told of nodules in the config's way.
+
+    Args:
+        theirs: the checkpoint's description.
+        ours: the config's.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    for name, conditioner in ours["conditioners"].items():
+        known = theirs.get("conditioners", {}).get(name, {}).get("settings", {})
+        for setting, value in conditioner["settings"].items():
+            if setting in known and setting not in ("dropout", "guided"):
+                _check_same(f"head.conditioners.{name}.{setting}", known[setting], value)
+
+
+def _check_same(name: str, theirs: Any, ours: Any) -> None:
+    if _plain(theirs) != _plain(ours):
+        message = (
+            f"The checkpoint was trained with {name} {theirs}, but the config says {ours}: set it "
+            "to the checkpoint's value."
+        )
+        raise ValueError(message)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which checkpoints may hold for each other."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
     """The parts that a description is of, with random weights.
 

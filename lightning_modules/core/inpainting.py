@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.batch import NoduleBatch
+from lightning_modules.core.window import IntensityWindow
+
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 MEAN_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 """Pooling functions by the number of spatial axes."""
@@ -75,6 +78,36 @@ def mean_fill(image: Tensor, region: Tensor) -> Tensor:
     known = 1 - region
     mean = (image * known).sum(axes, keepdim=True) / known.sum(axes, keepdim=True).clamp(min=1)
     return torch.where(region > 0, mean, image)
+
+
+def known_image(
+    batch: NoduleBatch, region: Tensor, window: IntensityWindow, through: bool
+) -> Tensor:
+    """What is known where a nodule is to be.
+
+    Args:
+        batch: nodules or requests.
+        region: `(B, 1, *spatial)`, 0 or 1; what is synthesized.
+        window: intensities that are mapped to [-1, 1].
+        through: whether the image without the nodule is, inside the region too.
+
+    Returns:
+        `(B, 1, *spatial)` in [-1, 1]: the image without the nodule, or that with the region filled
+        in.
+
+    Raises:
+        ValueError: If the image without the nodule is not known, but has to be.
+    """
+    if not through:
+        return mean_fill(window.normalize(batch["image"]), region)
+    if "underlay" not in batch:
+        message = (
+            "The model is shown what lies under nodules (BackgroundConditioner's through), but the "
+            "data have no image without them: give nodules that were projected into radiographs or "
+            "requests, or set through to false."
+        )
+        raise ValueError(message)
+    return window.normalize(batch["underlay"])
 
 
 def occupancy(mask: Tensor, compression: int) -> Tensor:

@@ -13,7 +13,7 @@ from lightning_modules.core.adapters import load_adapter
 from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import HistogramConditioner
-from lightning_modules.core.conditioning import Conditioner, Surroundings
+from lightning_modules.core.conditioning import Conditioner, Surroundings, sees_through
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.description import build
 from lightning_modules.core.facts import ModelFacts
@@ -22,7 +22,7 @@ from lightning_modules.core.histogram_matching import match_histogram
 from lightning_modules.core.inpainting import (
     feather,
     inpaint_mask,
-    mean_fill,
+    known_image,
     paste,
     to_latent_mask,
 )
@@ -138,10 +138,11 @@ class Synthesizer:
         """Synthesize a nodule in each image of the batch.
 
         Each sample depends on the seed and its index alone. Outside the nodule's margin the image
-        is the background bit for bit.
+        is the background bit for bit, which is the image without the nodule where the model is
+        shown that.
 
         Args:
-            batch: images, masks and conditions; what the images show inside the region is not
+            batch: images, masks and conditions; what `image` shows inside the region is not
                 seen. With `histogram` in it that is requested, else that of the image in the mask.
             seed: overrides the seed of the sampling settings.
 
@@ -153,9 +154,9 @@ class Synthesizer:
         seed = settings.seed if seed is None else seed
         if "erased" in batch:
             return replace(self(self._erase(batch, seed), seed), background=batch["image"])
-        mask, background = batch["mask"], batch["image"]
+        mask = batch["mask"]
         requested = (
-            batch["histogram"] if "histogram" in batch else facts.histogram(background, mask)
+            batch["histogram"] if "histogram" in batch else facts.histogram(batch["image"], mask)
         )
 
         def meet(image: Tensor) -> Tensor:
@@ -165,7 +166,9 @@ class Synthesizer:
         self._check(batch)
         region = inpaint_mask(mask, facts.margin_voxels)
         latent_region = to_latent_mask(region, self.codec.compression)
-        context = self._encode(mean_fill(facts.window.normalize(background), region))
+        through = sees_through(self.network.conditioners)
+        context = self._encode(known_image(batch, region, facts.window, through))
+        background = batch["underlay"] if through else batch["image"]
         surroundings = Surroundings(context, latent_region)
         branches = self.guidance.branches(
             self.network, batch, surroundings, settings.guidance_scale
@@ -209,7 +212,7 @@ class Synthesizer:
         made = self(self.with_histograms(cast(NoduleBatch, healthy)), seed).image
         left = {name: value for name, value in batch.items() if name != "erased"}
         image = torch.where(where.view(shape), made, batch["image"])
-        return cast(NoduleBatch, {**left, "image": image})
+        return cast(NoduleBatch, {**left, "image": image, "underlay": image})
 
     def _check(self, batch: NoduleBatch) -> None:
         """Refuse a request that training has said nothing about; raises as `Conditioner.check`."""

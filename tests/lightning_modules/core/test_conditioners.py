@@ -177,6 +177,16 @@ def test_background_hides_the_region(make_batch: MakeBatch, spatial_dims: int) -
 
 
 @dims
+def test_background_that_is_seen_through_is_shown_as_it_is(
+    make_batch: MakeBatch, spatial_dims: int
+) -> None:
+    conditioner = build(BackgroundConditioner(through=True), spatial_dims)
+    batch, (context, region) = make_batch(spatial_dims), surroundings(spatial_dims)
+    given = conditioner(batch, Surroundings(context, region), never()).channels
+    np.testing.assert_array_equal(given, np.concatenate([context.numpy(), region.numpy()], 1))
+
+
+@dims
 def test_channels_of_a_vector_are_spread_over_the_mask(
     make_batch: MakeBatch, spatial_dims: int
 ) -> None:

@@ -175,7 +175,7 @@ def test_what_a_checkpoint_says_of_its_model_is_plain_data(
 def test_settings_of_every_known_class_make_another_like_it() -> None:
     arguments: dict[str, dict[str, Any]] = {
         "MaskConditioner": {"embedding_channels": 3, "dropout": 0.2, "guided": True},
-        "BackgroundConditioner": {"dropout": 0.3, "guided": True},
+        "BackgroundConditioner": {"dropout": 0.3, "guided": True, "through": True},
         "SubtypeConditioner": {
             "slots": ["channels"],
             "spread_channels": 5,
