@@ -43,7 +43,10 @@ OTHER_WEIGHTS = re.compile(r"Error\(s\) in loading state_dict for (\w+)")
 LOST_WORKER = re.compile(r"DataLoader worker \(pid")
 """How it begins where such a process was killed."""
 
-NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Expected a <class 'N")
+NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Given value|- Expected a <class 'N|"
+    r"- Import path \S+ does not correspond to a subclass"
+)
 """Lines of jsonargparse's messages that speak of types and repeat values."""
 
 Kinds = tuple[type[BaseException], ...]
@@ -102,7 +105,7 @@ def refusal(error: BaseException, packages: Sequence[Path], anywhere: Kinds = ()
 def one_line(message: str) -> str:
     """A message as one line, without what jsonargparse says of types and values."""
     lines = (line.strip() for line in message.splitlines())
-    kept = (line.removeprefix("- ") for line in lines if not line.startswith(NOISE))
+    kept = (line.removeprefix("- ") for line in lines if not NOISE.match(line))
     return " ".join(" ".join(kept).split())
 
 

@@ -13,6 +13,7 @@ from lightning_modules.core.conditioners import (
     SubtypeConditioner,
 )
 from lightning_modules.core.merging import Composite, KLoRA, Switch, Weighted
+from lightning_modules.core.pretrained_codecs import DiffusersCodec, MaisiCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.ct import CTDiffusion
@@ -36,11 +37,13 @@ __all__ = [
     "CXRZip",
     "Composite",
     "CopyPaste",
+    "DiffusersCodec",
     "DiffusionProcess",
     "HistogramConditioner",
     "HistogramRegularizer",
     "KLoRA",
     "LatentCodec",
+    "MaisiCodec",
     "MaskConditioner",
     "NoduleClassifier",
     "NoduleDetector",

@@ -17,7 +17,9 @@ from datamodules.base import NoduleDataModule
 from datamodules.batch import NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.perceptual import PerceptualDistance
+from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.randomness import SampleStreams
+from lightning_modules.core.reconstruction import reconstruction_error
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.optimization import adamw
 
@@ -29,7 +31,7 @@ class Autoencoder(LightningModule):
     network's loss reaches that network alone.
 
     Args:
-        codec: the autoencoder.
+        codec: the autoencoder; one that others have trained begins with their weights.
         window: intensities that are mapped to [-1, 1]; the diffusion model must use the same.
         roi: the region of an image that it is trained on; the diffusion model's may be larger.
         kl_weight: weight of the Kullback-Leibler divergence, a mean over latent values.
@@ -45,7 +47,7 @@ class Autoencoder(LightningModule):
 
     def __init__(
         self,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         window: tuple[float, float],
         roi: Roi,
         kl_weight: float = 1e-4,
@@ -59,6 +61,7 @@ class Autoencoder(LightningModule):
     ) -> None:
         super().__init__()
         self.codec, self.window, self.roi = codec, IntensityWindow(*window), roi
+        codec.see(self.window)
         self.kl_weight, self.perceptual_weight = kl_weight, perceptual_weight
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
@@ -77,7 +80,9 @@ class Autoencoder(LightningModule):
             self.adversarial_loss = PatchAdversarialLoss(criterion="least_squares")
 
     def on_fit_start(self) -> None:
-        """Say which losses are off."""
+        """Load the weights of a codec that others have trained; say which losses are off."""
+        if isinstance(self.codec, PretrainedCodec) and self.trainer.ckpt_path is None:
+            self.codec.load_pretrained()
         off = [] if self.perceptual else ["perceptual (no perceptual_weights were given)"]
         off += [] if self.adversarial_weight else ["adversarial (adversarial_weight is 0)"]
         if off:
@@ -134,22 +139,18 @@ class Autoencoder(LightningModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: NoduleBatch, split: str) -> None:
-        image = self.window.normalize(batch["image"])
-        mean, _ = self.codec.encode(image)
-        output = self.codec.reconstruct(mean).float()
-        error = (self.window.denormalize(output) - self.window.denormalize(image)).abs()
-        inside = (error * batch["mask"]).flatten(1).sum(1) / batch["mask"].flatten(1).sum(1)
-        size = len(image)
+        error = reconstruction_error(self.codec, self.window, batch)
+        size = len(batch["index"])
         # the names say HU for CT; a radiograph's window is in detector units
-        self.log(f"{split}/mae", error.mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        self.log(f"{split}/mae_nodule", inside.mean(), batch_size=size, sync_dist=True)
+        self.log(f"{split}/mae", error.image.mean(), batch_size=size, sync_dist=True, prog_bar=True)
+        self.log(f"{split}/mae_nodule", error.nodule.mean(), batch_size=size, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the window, which the diffusion model must share, and the patients."""
         data = cast(NoduleDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         checkpoint["noduleforge"] = {
             "window": list(self.window.ends),
-            "training_patients": sorted(data.training_patients),
+            "training_patients": sorted({*data.training_patients, *self.codec.patients}),
         }
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

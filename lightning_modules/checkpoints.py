@@ -18,7 +18,7 @@ from lightning_modules.core.checkpoint_files import (
     previous_file,
     read_checkpoint,
 )
-from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.codec import Codec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.description import check_conditioners, check_process
 from lightning_modules.core.facts import check_facts
@@ -94,7 +94,7 @@ def _keep_previous(path: Path) -> None:
             shutil.copyfile(path, second)
 
 
-def load_codec(codec: LatentCodec, path: Path, window: IntensityWindow) -> set[str]:
+def load_codec(codec: Codec, path: Path, window: IntensityWindow) -> set[str]:
     """Load the autoencoder of a stage 1 checkpoint, or the one that a stage 2 checkpoint holds.
 
     Returns:

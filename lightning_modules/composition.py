@@ -34,6 +34,7 @@ from lightning_modules.core.composition import (
 )
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
+from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleStreams
 from lightning_modules.core.ziplora import (
@@ -69,7 +70,7 @@ class SeveralAdapters(AdaptedDiffusion):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         adapters: Mapping[str, Path | None],
@@ -191,7 +192,7 @@ class CXRComposition(SeveralAdapters):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         adapters: dict[str, Path | None],
@@ -263,7 +264,7 @@ class CXRZip(SeveralAdapters):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         adapters: dict[str, Path],

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.denoiser import UNetConfig
+from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.ct import CTHead
@@ -26,7 +27,7 @@ class CTDiffusion(NoduleDiffusion):
     def __init__(
         self,
         head: CTHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         **kwargs: Any,

@@ -26,6 +26,7 @@ from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import AttributeConditioner
 from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
 from lightning_modules.core.merging import Merging, Weighted
+from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import Guidance, LabelGuidance
 from lightning_modules.diffusion import NoduleDiffusion
@@ -52,7 +53,7 @@ class CXRDiffusion(NoduleDiffusion):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         **kwargs: Any,
@@ -87,7 +88,7 @@ class CXRLabels(CXRDiffusion):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         labels: dict[str, tuple[float, float]],
@@ -264,7 +265,7 @@ class CXRAdapter(AdaptedDiffusion):
     def __init__(
         self,
         head: CXRHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         characteristic: str,

@@ -26,8 +26,10 @@ from lightning_modules.core.description import (
 )
 from lightning_modules.core.facts import ModelFacts, check_facts
 from lightning_modules.core.inpainting import inpaint_mask, known_image, to_latent_mask
+from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleStreams
+from lightning_modules.core.reconstruction import check_error, mean_error
 from lightning_modules.core.regularizer import Estimate
 from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
@@ -40,12 +42,13 @@ class NoduleDiffusion(LightningModule):
 
     Args:
         head: the modality: window, conditioners, regularizers.
-        codec: the autoencoder; of the same size as the one in `autoencoder`.
+        codec: the autoencoder; of the same size as the one in `autoencoder`, or one that others
+            have trained, which needs no `autoencoder`. It is frozen.
         unet: size of the denoising UNet.
         process: the diffusion process.
         roi: the region of an image in which a nodule is synthesized.
-        autoencoder: checkpoint of stage 1, needed to begin training; a diffusion checkpoint holds
-            the autoencoder's weights itself.
+        autoencoder: checkpoint of stage 1, needed to begin training if the codec brings no weights;
+            a diffusion checkpoint holds the autoencoder's weights itself.
         init_from: diffusion checkpoint that a new training starts from: its averaged weights, and
             the autoencoder that they were trained with in the place of `autoencoder`. It is not
             for resuming, which `ckpt_path` does.
@@ -61,7 +64,7 @@ class NoduleDiffusion(LightningModule):
     def __init__(
         self,
         head: ModalityHead,
-        codec: LatentCodec,
+        codec: LatentCodec | PretrainedCodec,
         unet: UNetConfig,
         process: DiffusionProcess,
         roi: Roi,
@@ -76,6 +79,7 @@ class NoduleDiffusion(LightningModule):
     ) -> None:
         super().__init__()
         self.head, self.process, self.roi = head, process, roi
+        codec.see(head.window)
         self.codec = codec.requires_grad_(False).eval()
         self.denoiser = Denoiser(unet, codec, head.conditioners, head.window, head.histogram_bins)
 
@@ -112,10 +116,13 @@ class NoduleDiffusion(LightningModule):
             load_denoiser(self.denoiser, self.init_from, self._plain_facts(), self.description)
         elif self.autoencoder is not None:
             self.patients |= load_codec(self.codec, self.autoencoder, self.head.window)
+        elif isinstance(self.codec, PretrainedCodec):
+            self.codec.load_pretrained()
+            self.patients |= self.codec.patients
         else:
             message = (
                 "The diffusion model has no autoencoder: set model.autoencoder to a checkpoint of "
-                "stage 1."
+                "stage 1, or model.codec to one that others have trained."
             )
             raise ValueError(message)
 
@@ -131,6 +138,8 @@ class NoduleDiffusion(LightningModule):
             self.load_weights()
         self.patients |= data.training_patients
         self.checkpoint = ""
+        if not resumed and isinstance(self.codec, PretrainedCodec):
+            self._check_codec(self.codec, data)
         if data.cache_dir is not None:
             report = data.cache_latents(
                 self.encode,
@@ -150,6 +159,17 @@ class NoduleDiffusion(LightningModule):
             )
         self.denoiser.prepare(data.statistics_batches())
         self.ema.module.load_state_dict(self.denoiser.state_dict())
+
+    def _check_codec(self, codec: PretrainedCodec, data: NoduleDataModule) -> None:
+        """Say what a codec of others loses on this data, and refuse it above its limit."""
+        batches = map(self._on_device, data.statistics_batches())
+        with self.trainer.precision_plugin.forward_context():
+            error = mean_error(codec, self.head.window, batches)
+        rank_zero_info(
+            f"Codec: reconstructions are off by {error.image:.3g} over the region and "
+            f"{error.nodule:.3g} inside the nodules (mean absolute error in the images' units)"
+        )
+        check_error(error, codec.error_limit)
 
     def _on_device(self, batch: NoduleBatch) -> NoduleBatch:
         moved = self.trainer.strategy.batch_to_device(batch, self.device)

@@ -1,11 +1,15 @@
-"""Image to latent and back, around MONAI's KL-regularized autoencoder."""
+"""Image to latent and back: what every codec is, and the one that is trained here."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
+
+from lightning_modules.core.window import IntensityWindow
 
 
 def check_channels(what: str, channels: Sequence[int], norm_num_groups: int) -> None:
@@ -28,68 +32,58 @@ def check_channels(what: str, channels: Sequence[int], norm_num_groups: int) -> 
         raise ValueError(message)
 
 
-class LatentCodec(nn.Module):
-    """Variational autoencoder that owns the scale of its latents.
+class Codec(nn.Module, ABC):
+    """A variational autoencoder, and the scale of its latents.
 
     Latents are standardized channel by channel: `latent = (z - shift) * scale_factor`, so that
     noise of unit variance, histogram ranges and losses mean the same for every codec and channel.
-    Both are buffers, measured once over many batches and kept in the checkpoint. (A single factor,
-    as latent diffusion models commonly use, is the special case of a constant vector.)
+    Both are buffers and kept in the checkpoint. (A single factor, as latent diffusion models
+    commonly use, is the special case of a constant vector.)
 
     Args:
+        autoencoder: the network.
         spatial_dims: 2 or 3.
-        channels: channels of each level; each further level halves the resolution.
         latent_channels: channels of the latent.
-        num_res_blocks: residual blocks of each level.
-        norm_num_groups: groups of the group normalization; divides every entry of `channels`.
-        checkpointing: recompute activations in the backward pass to save memory.
+        compression: voxels of the image along one side of a latent voxel.
+        settings: see the attribute.
 
     Attributes:
         settings: arguments that make another of the same weights, as plain data.
+        patients: keys of those that the weights have seen before any training here.
     """
 
     scale_factor: Tensor
     shift: Tensor
+    autoencoder: Any
+    patients: frozenset[str] = frozenset()
 
     def __init__(
         self,
-        spatial_dims: int = 3,
-        channels: Sequence[int] = (32, 64),
-        latent_channels: int = 4,
-        num_res_blocks: int = 1,
-        norm_num_groups: int = 16,
-        checkpointing: bool = False,
+        autoencoder: nn.Module,
+        spatial_dims: int,
+        latent_channels: int,
+        compression: int,
+        settings: dict[str, Any],
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            message = f"codec.spatial_dims is {spatial_dims}: give 2 or 3."
-            raise ValueError(message)
-        check_channels("codec", channels, norm_num_groups)
-        self.settings = {
-            "spatial_dims": spatial_dims,
-            "channels": list(channels),
-            "latent_channels": latent_channels,
-            "num_res_blocks": num_res_blocks,
-            "norm_num_groups": norm_num_groups,
-        }
-        self.spatial_dims = spatial_dims
-        self.latent_channels = latent_channels
-        self.compression = 2 ** (len(channels) - 1)
-        self.autoencoder = AutoencoderKL(
-            spatial_dims=spatial_dims,
-            channels=tuple(channels),
-            latent_channels=latent_channels,
-            num_res_blocks=num_res_blocks,
-            attention_levels=(False,) * len(channels),
-            norm_num_groups=norm_num_groups,
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
-            use_checkpoint=checkpointing,
-        )
+        self.spatial_dims, self.latent_channels = spatial_dims, latent_channels
+        self.compression, self.settings = compression, settings
+        self.autoencoder = autoencoder
         unmeasured = torch.full((latent_channels,), torch.nan)
         self.register_buffer("scale_factor", unmeasured.clone())
         self.register_buffer("shift", unmeasured.clone())
         self._checked = False
+
+    def see(self, window: IntensityWindow) -> None:
+        """Be told which intensities -1 and 1 stand for; most networks need not know."""
+
+    @abstractmethod
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network says of an image whose sides fit; see `encode`."""
+
+    @abstractmethod
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """From the autoencoder's own latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
 
     @property
     def is_measured(self) -> bool:
@@ -111,8 +105,7 @@ class LatentCodec(nn.Module):
                 f"of {self.compression}, the codec's compression: change the ROI's size."
             )
             raise ValueError(message)
-        mean, sigma = self.autoencoder.encode(image)
-        return mean, 2 * torch.log(sigma)
+        return self.posterior(image)
 
     def standardize(self, z: Tensor) -> Tensor:
         """From the autoencoder's latent `(B, C, *latent)` to the diffusion model's.
@@ -132,11 +125,6 @@ class LatentCodec(nn.Module):
         self._check_measured()
         z = latent / self._per_channel(self.scale_factor) + self._per_channel(self.shift)
         return self.reconstruct(z)
-
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """From the autoencoder's own latent `(B, C, *latent)` to an image `(B, 1, *spatial)`."""
-        image: Tensor = self.autoencoder.decode(z)
-        return image
 
     @torch.no_grad()
     def measure(self, posteriors: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -193,3 +181,60 @@ class LatentCodec(nn.Module):
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.view(1, -1, *(1,) * self.spatial_dims)
+
+
+class LatentCodec(Codec):
+    """MONAI's KL-regularized autoencoder, trained in stage 1; its scale is measured in stage 2.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of each level; each further level halves the resolution.
+        latent_channels: channels of the latent.
+        num_res_blocks: residual blocks of each level.
+        norm_num_groups: groups of the group normalization; divides every entry of `channels`.
+        checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        channels: Sequence[int] = (32, 64),
+        latent_channels: int = 4,
+        num_res_blocks: int = 1,
+        norm_num_groups: int = 16,
+        checkpointing: bool = False,
+    ) -> None:
+        if spatial_dims not in (2, 3):
+            message = f"codec.spatial_dims is {spatial_dims}: give 2 or 3."
+            raise ValueError(message)
+        check_channels("codec", channels, norm_num_groups)
+        settings = {
+            "spatial_dims": spatial_dims,
+            "channels": list(channels),
+            "latent_channels": latent_channels,
+            "num_res_blocks": num_res_blocks,
+            "norm_num_groups": norm_num_groups,
+        }
+        autoencoder = AutoencoderKL(
+            spatial_dims=spatial_dims,
+            channels=tuple(channels),
+            latent_channels=latent_channels,
+            num_res_blocks=num_res_blocks,
+            attention_levels=(False,) * len(channels),
+            norm_num_groups=norm_num_groups,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+            use_checkpoint=checkpointing,
+        )
+        compression = 2 ** (len(channels) - 1)
+        super().__init__(autoencoder, spatial_dims, latent_channels, compression, settings)
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Codec`."""
+        mean, sigma = self.autoencoder.encode(image)
+        return mean, 2 * torch.log(sigma)
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """See `Codec`."""
+        image: Tensor = self.autoencoder.decode(z)
+        return image

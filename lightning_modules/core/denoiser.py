@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.codec import LatentCodec, check_channels
+from lightning_modules.core.codec import Codec, check_channels
 from lightning_modules.core.conditioning import (
     Conditioner,
     Conditioning,
@@ -86,7 +86,7 @@ class Denoiser(nn.Module):
     def __init__(
         self,
         config: UNetConfig,
-        codec: LatentCodec,
+        codec: Codec,
         conditioners: Mapping[str, Conditioner],
         window: IntensityWindow,
         histogram_bins: int,

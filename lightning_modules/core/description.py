@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.codec import Codec, LatentCodec
 from lightning_modules.core.conditioners import (
     AttributeConditioner,
     BackgroundConditioner,
@@ -20,6 +20,7 @@ from lightning_modules.core.conditioners import (
 )
 from lightning_modules.core.denoiser import Denoiser, UNetConfig
 from lightning_modules.core.facts import ModelFacts
+from lightning_modules.core.pretrained_codecs import DiffusersCodec, MaisiCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import (
     ClassifierFreeGuidance,
@@ -31,6 +32,9 @@ from lightning_modules.core.sampling import (
 KNOWN: dict[str, Any] = {
     known.__name__: known
     for known in (
+        LatentCodec,
+        DiffusersCodec,
+        MaisiCodec,
         MaskConditioner,
         BackgroundConditioner,
         SubtypeConditioner,
@@ -40,7 +44,7 @@ KNOWN: dict[str, Any] = {
         LabelGuidance,
     )
 }
-"""Conditioners and guidance that a description may name."""
+"""Codecs, conditioners and guidance that a description may name."""
 
 
 class Parts(NamedTuple):
@@ -54,7 +58,7 @@ class Parts(NamedTuple):
         guidance: of the network's answers.
     """
 
-    codec: LatentCodec
+    codec: Codec
     denoiser: Denoiser
     process: DiffusionProcess
     sampling: SamplingConfig
@@ -64,7 +68,7 @@ class Parts(NamedTuple):
 def describe(parts: Parts) -> dict[str, Any]:
     """A model's parts as numbers, strings, lists and dictionaries; weights are not in it."""
     return {
-        "codec": parts.codec.settings,
+        "codec": _named(parts.codec),
         "unet": asdict(parts.denoiser.config),
         "conditioners": {n: _named(c) for n, c in parts.denoiser.conditioners.items()},
         "process": parts.process.settings,
@@ -136,7 +140,8 @@ def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
         ValueError: If it names a class that is not known, or settings that a part does not have.
     """
     try:
-        codec = LatentCodec(**description["codec"])
+        codec = build_codec(description)
+        codec.see(facts.window)
         # what only training needs is left out
         unet = replace(UNetConfig(**description["unet"]), checkpointing=False, compile=None)
         conditioners = {n: _make(named) for n, named in description["conditioners"].items()}
@@ -153,6 +158,15 @@ def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
             "that it was trained with."
         )
         raise ValueError(message) from error
+
+
+def build_codec(description: Mapping[str, Any]) -> Codec:
+    """The codec that a description is of, with random weights; raises as `build`."""
+    said = description["codec"]
+    # before there were several, the settings stood alone
+    named = said if "class_name" in said else {"class_name": "LatentCodec", "settings": said}
+    codec: Codec = _make(named)
+    return codec
 
 
 def _named(part: nn.Module | Guidance) -> dict[str, Any]:

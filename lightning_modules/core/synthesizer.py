@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.batch import NO_NODULE, NoduleBatch, Provenance, Roi, Synthesis
 from lightning_modules.core.adapters import load_adapter
 from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
-from lightning_modules.core.codec import LatentCodec
+from lightning_modules.core.codec import Codec
 from lightning_modules.core.conditioners import HistogramConditioner
 from lightning_modules.core.conditioning import Conditioner, Surroundings, sees_through
 from lightning_modules.core.denoiser import Denoiser
@@ -51,7 +51,7 @@ class Synthesizer:
     """
 
     facts: ModelFacts
-    codec: LatentCodec
+    codec: Codec
     network: Denoiser
     process: DiffusionProcess
     guidance: Guidance

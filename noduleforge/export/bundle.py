@@ -53,23 +53,29 @@ def write_bundle(folder: Path, run: Path, said: Mapping[str, Any]) -> None:
         message = f"{path} is missing: export the folder of a run of `lightning fit`."
         raise FileNotFoundError(message)
     (folder / "configs").mkdir()
-    config = insertion_config(yaml.safe_load(path.read_text("utf-8")), len(said["roi_size"]))
+    trained = yaml.safe_load(path.read_text("utf-8"))
+    config = insertion_config(trained, said["synthesizer"]["codec"], len(said["roi_size"]))
     (folder / "configs/insert.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, content in (("inference", INFERENCE), ("metadata", metadata(said))):
         (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
 
 
-def insertion_config(trained: Mapping[str, Any], spatial_dims: int) -> dict[str, Any]:
+def insertion_config(
+    trained: Mapping[str, Any], codec: Mapping[str, Any], spatial_dims: int
+) -> dict[str, Any]:
     """The config that inserts nodules with the model of another config.
 
     Args:
         trained: the config of the training.
+        codec: class and settings, which need no file of the training's machine.
         spatial_dims: 2 or 3.
     """
     overlay = yaml.safe_load((configs_folder() / OVERLAYS[spatial_dims]).read_text("utf-8"))
     settings = _without_folders(trained["model"]["init_args"])
     sampling = {**(settings["sampling"] or {}), **overlay["model"]["init_args"].get("sampling", {})}
     settings |= {**dict.fromkeys(WEIGHTS_FROM), "sampling": sampling or None}
+    if "class_name" in codec:  # not in models that were trained before there were several
+        settings["codec"] = {"class_path": codec["class_name"], "init_args": codec["settings"]}
     settings.pop("seed", None)  # that of seed_everything
     return {
         "seed_everything": trained["seed_everything"],

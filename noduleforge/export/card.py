@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from huggingface_hub import EvalResult, ModelCardData
 from torch import Tensor
 
 from datamodules.patients import UNKNOWN_PATIENTS
 from datamodules.tables import check_numbers, read_table
 from lightning_modules.core.checkpoint_files import part_of, patients_of
+from lightning_modules.core.description import build_codec
 from noduleforge.evaluation.runs import FIGURE, GENERATION
 
 FLOOR = "floor/"
@@ -223,13 +225,14 @@ own, which whoever gives them away has to keep: name the data here.
 
 
 def _model_section(said: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> str:
-    codec = said["synthesizer"]["codec"]
+    with torch.device("meta"):
+        codec = build_codec(said["synthesizer"])
     millions = [_millions(part_of(checkpoint, prefix)) for prefix in ("codec.", "ema.module.")]
     rows = {
         "region of interest": f"{said['roi_size']} voxels of {said['roi_spacing_mm']} mm",
         "intensity window": said["window"],
         "margin around a nodule": f"{said['margin_voxels']} voxels",
-        "compression": f"{2 ** (len(codec['channels']) - 1)}x, {codec['latent_channels']} channels",
+        "compression": f"{codec.compression}x, {codec.latent_channels} channels",
         "conditions": ", ".join(said["synthesizer"]["conditioners"]),
         "sampling": ", ".join(f"{k} {v}" for k, v in said["synthesizer"]["sampling"].items()),
         "autoencoder": f"{millions[0]:.2f} million parameters",
