@@ -215,7 +215,7 @@ def test_the_config_of_insertion_stands_alone(
 
     trained = resolved(["fit", *arguments(name), "--model.init_args.autoencoder", "/home/x/a.ckpt"])
     path = tmp_path / "insert.yaml"
-    path.write_text(yaml.safe_dump(insertion_config(trained, spatial_dims)))
+    path.write_text(yaml.safe_dump(insertion_config(trained, {}, spatial_dims)))
     assert "/home" not in path.read_text()
     config = resolved(["predict", "--config", str(path)])
     assert config["model"]["class_path"] == trained["model"]["class_path"]

@@ -1,5 +1,6 @@
 """Codecs as others give them away, with random weights, and small."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def write_diffusers(folder: Path, **settings: Any) -> AutoencoderKL:
     return network.eval()
 
 
-def write_maisi(path: Path, named: bool = False) -> AutoencoderKlMaisi:
+def write_maisi(
+    path: Path, channels: Sequence[int] = (4, 8), groups: int = 2, named: bool = False
+) -> AutoencoderKlMaisi:
     """The state dict of MAISI's VAE, with the settings of its config."""
     torch.manual_seed(0)
     network = AutoencoderKlMaisi(
@@ -32,9 +35,9 @@ def write_maisi(path: Path, named: bool = False) -> AutoencoderKlMaisi:
         in_channels=1,
         out_channels=1,
         latent_channels=4,
-        num_channels=(4, 8),
+        num_channels=channels,
         num_res_blocks=(1, 1),
-        norm_num_groups=2,
+        norm_num_groups=groups,
         norm_eps=1e-6,
         attention_levels=(False, False),
         norm_float16=False,

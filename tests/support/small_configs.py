@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from codec_files import write_maisi
 from overlays import CONFIGS, arguments, over
 
 from lightning_modules.cli import main
@@ -22,7 +23,7 @@ SHRUNKEN = {
     "data": {"init_args": {"select": None, "batch_size": 2, "num_workers": 0}},
 }
 SMALL_ROI = {"size": 16, "spacing_mm": 1.0}
-SMALL_CODEC = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
+SMALL_CODEC: dict[str, Any] = {"channels": [8, 8], "num_res_blocks": 1, "norm_num_groups": 8}
 SMALL_RADIOGRAPHS = {
     "codec": dict(SMALL_CODEC, spatial_dims=2),
     "roi": {"size": 32, "spacing_mm": 0.75},
@@ -38,6 +39,7 @@ SMALL_UNET = {
 
 
 STAGE_1 = "ct/autoencoder.yaml"
+MAISI = "ct/maisi.yaml"
 
 
 def is_stage2(name: str) -> bool:
@@ -54,10 +56,15 @@ def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
     if stage2:
         overlay["model"]["init_args"] |= {"autoencoder": None, "unet": SMALL_UNET}
         overlay["data"]["init_args"]["predict_csv"] = None
+    own_codec = name != MAISI
+    if not own_codec:
+        weights = tmp_path / "maisi.pt"
+        write_maisi(weights, SMALL_CODEC["channels"], SMALL_CODEC["norm_num_groups"])
+        overlay["model"]["init_args"]["codec"] |= {"weights": str(weights), "error_limit": None}
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(overlay))
     config = [*arguments(name), "--config", str(small)]
-    if stage2:
+    if stage2 and own_codec:
         stage1 = [*arguments(STAGE_1), "--config", str(small_autoencoder(small, overlay))]
         main(["fit", *stage1, "--trainer.default_root_dir", str(tmp_path / "stage1")])
         path = tmp_path / "stage1/checkpoints/last.ckpt"

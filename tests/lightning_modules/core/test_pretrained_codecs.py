@@ -101,7 +101,7 @@ def test_maisi_is_of_its_published_size() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_maisi_reads_either_form(tmp_path: Path, named: bool) -> None:
-    network = write_maisi(tmp_path / "a.pt", named)
+    network = write_maisi(tmp_path / "a.pt", named=named)
     codec = MaisiCodec(tmp_path / "a.pt", **MAISI_SIZES)
     codec.load_pretrained()
     for name, value in network.state_dict().items():
@@ -154,7 +154,7 @@ def test_a_faulty_folder_is_refused(tmp_path: Path, spoil, kind, said) -> None: 
 
 def test_the_folder_of_a_whole_pipeline_is_pointed_into(tmp_path: Path) -> None:
     write_diffusers(tmp_path / "sd/vae")
-    with pytest.raises(FileNotFoundError, match="give .*sd/vae"):
+    with pytest.raises(FileNotFoundError, match=r"give .*sd/vae"):
         DiffusersCodec(tmp_path / "sd")
 
 
