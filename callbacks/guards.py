@@ -10,8 +10,8 @@ from torch import Tensor
 
 MEMORY_KNOBS = (
     "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "
-    "model.init_args.unet.checkpointing to true, lower model.init_args.roi.size, or take "
-    "trainer.precision bf16-mixed"
+    "checkpointing of model.init_args.unet or transformer to true, lower model.init_args.roi.size, "
+    "or take trainer.precision bf16-mixed"
 )
 
 

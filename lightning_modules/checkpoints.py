@@ -140,7 +140,10 @@ def load_denoiser(
     check_process(saved.get("synthesizer", {}), description)
     if adapter_names(denoiser):
         check_conditioners(saved.get("synthesizer", {}), description)
-    sizes = "model.unet and model.head: give them the checkpoint's sizes and conditioners"
+    sizes = (
+        "model.unet or model.transformer, and model.head: give them the checkpoint's sizes and "
+        "conditioners"
+    )
     with _fitting(path, sizes):
         load_base(denoiser, part_of(checkpoint, "ema.module."))
 

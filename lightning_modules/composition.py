@@ -32,11 +32,12 @@ from lightning_modules.core.composition import (
     orthogonality_loss,
     squared_norm,
 )
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.randomness import SampleStreams
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.core.ziplora import (
     add_coefficients,
     coefficient_overlap,
@@ -64,14 +65,14 @@ class SeveralAdapters(AdaptedDiffusion):
 
     Raises:
         ValueError: If there are fewer than two adapters, a strength is given for none of them, or
-            the UNet recomputes activations, which it would do with the wrong adapter.
+            the network recomputes activations, which it would do with the wrong adapter.
     """
 
     def __init__(
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         adapters: Mapping[str, Path | None],
         strengths: dict[str, float] | None = None,
@@ -90,13 +91,13 @@ class SeveralAdapters(AdaptedDiffusion):
         if not all(np.isfinite(strength) for strength in (strengths or {}).values()):
             message = f"strengths is {strengths}: give finite numbers."
             raise ValueError(message)
-        if unet.checkpointing:
+        super().__init__(head, codec, unet, process, **kwargs)
+        if (size := self.denoiser.config).checkpointing:
             message = (
                 "A composition cannot recompute activations, which would use the wrong adapter: "
-                "set model.unet.checkpointing to false."
+                f"set model.{size.section}.checkpointing to false."
             )
             raise ValueError(message)
-        super().__init__(head, codec, unet, process, **kwargs)
         self.adapters = adapters
         self.strengths = dict.fromkeys(adapters, 1.0) if strengths is None else strengths
         self.merging = merging or Weighted()
@@ -193,7 +194,7 @@ class CXRComposition(SeveralAdapters):
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         adapters: dict[str, Path | None],
         adapter: AdapterConfig,
@@ -265,7 +266,7 @@ class CXRZip(SeveralAdapters):
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         adapters: dict[str, Path],
         overlap_weight: float = 0.01,

@@ -3,9 +3,9 @@
 from typing import Any
 
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.ct import CTHead
 
@@ -16,7 +16,7 @@ class CTDiffusion(NoduleDiffusion):
     Args:
         head: window, conditioners and regularizers.
         codec: the autoencoder; three-dimensional.
-        unet: size of the denoising UNet.
+        unet: size of the denoising UNet; null where a transformer takes its place.
         process: the diffusion process.
         kwargs: see `NoduleDiffusion`.
 
@@ -28,7 +28,7 @@ class CTDiffusion(NoduleDiffusion):
         self,
         head: CTHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         **kwargs: Any,
     ) -> None:

@@ -24,11 +24,12 @@ from lightning_modules.core.adapters import (
 from lightning_modules.core.averaging import MovingAverage
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import AttributeConditioner
-from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
+from lightning_modules.core.denoiser import Denoiser, Denoising
 from lightning_modules.core.merging import Merging, Weighted
 from lightning_modules.core.pretrained_codecs import PretrainedCodec
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import Guidance, LabelGuidance
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.cxr import CXRHead
 
@@ -42,7 +43,7 @@ class CXRDiffusion(NoduleDiffusion):
     Args:
         head: window, conditioners and regularizers.
         codec: the autoencoder; two-dimensional.
-        unet: size of the denoising UNet.
+        unet: size of the denoising UNet; null where a transformer takes its place.
         process: the diffusion process.
         kwargs: see `NoduleDiffusion`.
 
@@ -54,7 +55,7 @@ class CXRDiffusion(NoduleDiffusion):
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         **kwargs: Any,
     ) -> None:
@@ -89,7 +90,7 @@ class CXRLabels(CXRDiffusion):
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         labels: dict[str, tuple[float, float]],
         strengths: dict[str, float] | None = None,
@@ -163,8 +164,12 @@ class AdaptedDiffusion(CXRDiffusion):
 
     def __init__(self, *args: Any, localization: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if (mode := self.denoiser.config.compile) is not None:
-            message = f"unet.compile is {mode!r}, expected null: adapters change a network at work."
+        size = self.denoiser.config
+        if (mode := size.compile) is not None:
+            message = (
+                f"{size.section}.compile is {mode!r}, expected null: adapters change a network at "
+                "work."
+            )
             raise ValueError(message)
         self.localization = localization
         self._adapted: list[MovingAverage] = []  # no module of its own
@@ -266,7 +271,7 @@ class CXRAdapter(AdaptedDiffusion):
         self,
         head: CXRHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         characteristic: str,
         adapter: AdapterConfig,

@@ -17,7 +17,7 @@ from lightning_modules.core.averaging import MovingAverage
 from lightning_modules.core.checkpoint_files import patients_of
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioning import Surroundings, sees_through
-from lightning_modules.core.denoiser import Denoiser, Denoising, UNetConfig
+from lightning_modules.core.denoiser import Denoiser, Denoising
 from lightning_modules.core.description import (
     Parts,
     check_conditioners,
@@ -33,6 +33,8 @@ from lightning_modules.core.reconstruction import check_error, mean_error
 from lightning_modules.core.regularizer import Estimate
 from lightning_modules.core.sampling import ClassifierFreeGuidance, Guidance, SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
+from lightning_modules.core.transformer import TransformerConfig
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.heads.head import ModalityHead
 from lightning_modules.optimization import adamw
 
@@ -44,9 +46,10 @@ class NoduleDiffusion(LightningModule):
         head: the modality: window, conditioners, regularizers.
         codec: the autoencoder; of the same size as the one in `autoencoder`, or one that others
             have trained, which needs no `autoencoder`. It is frozen.
-        unet: size of the denoising UNet.
+        unet: size of the denoising UNet; null where a transformer takes its place.
         process: the diffusion process.
         roi: the region of an image in which a nodule is synthesized.
+        transformer: size of the denoising transformer, in the place of `unet`.
         autoencoder: checkpoint of stage 1, needed to begin training if the codec brings no weights;
             a diffusion checkpoint holds the autoencoder's weights itself.
         init_from: diffusion checkpoint that a new training starts from: its averaged weights, and
@@ -59,15 +62,19 @@ class NoduleDiffusion(LightningModule):
         ema_decay: decay of the exponential moving average of the weights, which samples are drawn
             with; it warms up as (1 + n) / (10 + n).
         seed: seed of timesteps, noise and dropout.
+
+    Raises:
+        ValueError: If there is neither a UNet nor a transformer, or both.
     """
 
     def __init__(
         self,
         head: ModalityHead,
         codec: LatentCodec | PretrainedCodec,
-        unet: UNetConfig,
+        unet: UNetConfig | None,
         process: DiffusionProcess,
         roi: Roi,
+        transformer: TransformerConfig | None = None,
         autoencoder: Path | None = None,
         init_from: Path | None = None,
         sampling: SamplingConfig | None = None,
@@ -81,8 +88,8 @@ class NoduleDiffusion(LightningModule):
         self.head, self.process, self.roi = head, process, roi
         codec.see(head.window)
         self.codec = codec.requires_grad_(False).eval()
-        self.denoiser = Denoiser(unet, codec, head.conditioners, head.window, head.histogram_bins)
-
+        size = _one_of(unet, transformer)
+        self.denoiser = Denoiser(size, codec, head.conditioners, head.window, head.histogram_bins)
         self.ema_decay = ema_decay
         self.ema = MovingAverage(self.denoiser, ema_decay)
         self.autoencoder, self.init_from = autoencoder, init_from
@@ -422,3 +429,18 @@ class NoduleDiffusion(LightningModule):
         check_process(saved.get("synthesizer", {}), self.description)
         check_conditioners(saved.get("synthesizer", {}), self.description)
         self.patients |= patients_of(checkpoint)
+
+
+def _one_of(
+    unet: UNetConfig | None, transformer: TransformerConfig | None
+) -> UNetConfig | TransformerConfig:
+    """The network that is asked for."""
+    if unet is not None and transformer is None:
+        return unet
+    if transformer is not None and unet is None:
+        return transformer
+    message = (
+        f"Of model.unet and model.transformer the config has {'both' if unet else 'none'}: give "
+        "one, and set the other to null."
+    )
+    raise ValueError(message)

@@ -12,9 +12,9 @@ from torch import nn
 from datamodules.batch import SUBTYPES, NoduleBatch, Roi
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import SubtypeConditioner
-from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import SamplingConfig
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.head import ModalityHead
 from timing.clock import Machine, Step

@@ -71,7 +71,7 @@ class LowRank(NamedTuple):
 
 
 def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int = 0) -> None:
-    """Freeze the denoiser and put a new adapter on its UNet; it changes nothing yet (B is 0).
+    """Freeze the denoiser and put a new adapter on its network; it changes nothing yet (B is 0).
 
     Args:
         denoiser: the base, with adapters or without.
@@ -99,7 +99,7 @@ def add_adapter(denoiser: Denoiser, name: str, config: AdapterConfig, seed: int 
             denoiser.requires_grad_(False)
             denoiser.unet = get_peft_model(denoiser.unet, lora, adapter_name=name)
     except ValueError as error:
-        message = f"The adapter's targets {config.targets!r} fit no layer of the UNet ({error})."
+        message = f"The adapter's targets {config.targets!r} fit no layer of the network ({error})."
         raise ValueError(message) from error
     for low in updates(denoiser, name):
         # as peft does, which draws from the global generator
@@ -298,7 +298,7 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
     Raises:
         FileNotFoundError: If the folder holds no adapter.
         ValueError: If there is an adapter of that name, it is damaged (see `check_folder`), or it
-            does not fit the UNet.
+            does not fit the network.
     """
     folder = Path(folder)
     patients = check_folder(folder)
@@ -320,7 +320,9 @@ def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
         message = f"{folder / WEIGHTS} is damaged or cut short ({error}): copy the folder again."
         raise ValueError(message) from error
     except (RuntimeError, ValueError) as error:
-        message = f"The adapter in {folder} does not fit this UNet: use the base it was trained on."
+        message = (
+            f"The adapter in {folder} does not fit the network: use the base it was trained on."
+        )
         raise ValueError(message) from error
     activate(denoiser, dict.fromkeys(adapter_names(denoiser), 1.0))
     return patients

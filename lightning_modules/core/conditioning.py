@@ -81,6 +81,9 @@ class Conditioner(nn.Module, ABC):
     through: bool = False
     """Whether it shows what lies under the nodule, so that this has to be known."""
 
+    slots: Sequence[Slot] = ("channels",)
+    """Which slots it fills."""
+
     def __init__(self, dropout: float, guided: bool) -> None:
         super().__init__()
         if not 0 <= dropout < 1:

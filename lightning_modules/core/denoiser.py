@@ -1,18 +1,16 @@
 """The denoising network behind one narrow interface: noisy latent, timestep, conditioning."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MethodType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.batch import NoduleBatch
-from lightning_modules.core.codec import Codec, check_channels
+from lightning_modules.core.codec import Codec
 from lightning_modules.core.conditioning import (
     Conditioner,
     Conditioning,
@@ -20,72 +18,32 @@ from lightning_modules.core.conditioning import (
     Surroundings,
     stack_conditions,
 )
+from lightning_modules.core.transformer import DiffusionTransformer, TransformerConfig
+from lightning_modules.core.unet import UNetConfig, make_unet
 from lightning_modules.core.window import IntensityWindow
-
-Compile = Literal["default", "reduce-overhead", "max-autotune"]
-"""Modes of torch.compile."""
-
-
-@dataclass
-class UNetConfig:
-    """Size of the denoising UNet.
-
-    Attributes:
-        channels: channels of each level; each further level halves the resolution.
-        attention: for each level whether it has self- and cross-attention.
-        num_res_blocks: residual blocks of each level.
-        head_channels: channels of one attention head.
-        norm_num_groups: groups of the group normalization; divides every entry of `channels`.
-        token_dim: width of the cross-attention tokens.
-        embedding_dim: width of the embedding that conditions are encoded to.
-        checkpointing: recompute activations in the backward pass to save memory.
-        channels_last: keep activations channels-last, which tensor cores prefer.
-        compile: mode of torch.compile for the network, one graph for each batch size; null for
-            none. It is compiled in training and, by itself, in `lightning predict` and `test`. The
-            modes after `default` record CUDA graphs.
-
-    Raises:
-        ValueError: If the groups do not divide the channels, or there is no such mode.
-    """
-
-    channels: Sequence[int] = (32, 64, 128)
-    attention: Sequence[bool] = (False, False, True)
-    num_res_blocks: int = 1
-    head_channels: int = 32
-    norm_num_groups: int = 16
-    token_dim: int = 64
-    embedding_dim: int = 128
-    checkpointing: bool = False
-    channels_last: bool = False
-    compile: Compile | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse channels that the groups do not divide, and another mode."""
-        check_channels("unet", self.channels, self.norm_num_groups)
-        if self.compile not in (None, *get_args(Compile)):
-            message = (
-                f"unet.compile is {self.compile!r}, expected null or one of "
-                f"{', '.join(get_args(Compile))}."
-            )
-            raise ValueError(message)
 
 
 class Denoiser(nn.Module):
-    """UNet (Rombach et al. 2022, MONAI's) with its conditioners.
+    """A UNet or a transformer with its conditioners.
 
     What is known of a nodule is encoded once, by `condition`, and then used at every step.
 
     Args:
-        config: size of the UNet.
+        config: which network, and its size.
         codec: gives the latent's geometry; it is not kept.
-        conditioners: what the UNet is told.
+        conditioners: what the network is told.
         window: intensities that the model sees, and that its histograms cover.
         histogram_bins: bins of these histograms.
+
+    Attributes:
+        unet: the network, a transformer too: checkpoints have it by this name.
     """
+
+    unet: Any
 
     def __init__(
         self,
-        config: UNetConfig,
+        config: UNetConfig | TransformerConfig,
         codec: Codec,
         conditioners: Mapping[str, Conditioner],
         window: IntensityWindow,
@@ -106,35 +64,26 @@ class Denoiser(nn.Module):
         # by name: a config that lists them in another order means the same network
         self.conditioners = nn.ModuleDict(dict(sorted(conditioners.items())))
         self.config = config
-        self.unet = DiffusionModelUNet(
-            spatial_dims=geometry.spatial_dims,
-            in_channels=geometry.latent_channels + sum(c.channels for c in conditioners.values()),
-            out_channels=geometry.latent_channels,
-            channels=tuple(config.channels),
-            attention_levels=tuple(config.attention),
-            num_res_blocks=config.num_res_blocks,
-            num_head_channels=config.head_channels,
-            norm_num_groups=config.norm_num_groups,
-            with_conditioning=True,
-            cross_attention_dim=config.token_dim,
-            num_class_embeds=1,
-            use_flash_attention=True,
-        )
-        # MONAI adds `class_embedding(class_labels)` to the timestep's embedding: here it is the
-        # projection of the conditions' embedding
-        self.unet.class_embedding = nn.Linear(config.embedding_dim, 4 * config.channels[0])
+        channels = geometry.latent_channels + sum(c.channels for c in conditioners.values())
         self.memory_format = torch.contiguous_format
-        if config.channels_last:
-            volumes = geometry.spatial_dims == 3
-            self.memory_format = torch.channels_last_3d if volumes else torch.channels_last
+        if isinstance(config, UNetConfig):
+            self.unet = make_unet(config, geometry, channels)
+            blocks = [*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks]
+            if config.channels_last:
+                volumes = geometry.spatial_dims == 3
+                self.memory_format = torch.channels_last_3d if volumes else torch.channels_last
+        else:
+            with_tokens = any("tokens" in c.slots for c in conditioners.values())
+            self.unet = DiffusionTransformer(config, geometry, channels, with_tokens)
+            blocks = [*self.unet.blocks]
         self.unet.to(memory_format=self.memory_format)
         if config.checkpointing:
-            for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
+            for block in blocks:
                 _recompute(block)
         self.compile_unet()
 
     def compile_unet(self) -> None:
-        """Let the UNet be compiled when it is first asked, if the config says so.
+        """Let the network be compiled when it is first asked, if the config says so.
 
         A copy of a compiled network is not compiled.
         """

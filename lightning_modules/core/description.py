@@ -18,7 +18,7 @@ from lightning_modules.core.conditioners import (
     MaskConditioner,
     SubtypeConditioner,
 )
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.facts import ModelFacts
 from lightning_modules.core.pretrained_codecs import DiffusersCodec, MaisiCodec
 from lightning_modules.core.process import DiffusionProcess
@@ -28,13 +28,12 @@ from lightning_modules.core.sampling import (
     LabelGuidance,
     SamplingConfig,
 )
+from lightning_modules.core.transformer import TransformerConfig
+from lightning_modules.core.unet import UNetConfig
 
 KNOWN: dict[str, Any] = {
     known.__name__: known
     for known in (
-        LatentCodec,
-        DiffusersCodec,
-        MaisiCodec,
         MaskConditioner,
         BackgroundConditioner,
         SubtypeConditioner,
@@ -44,7 +43,12 @@ KNOWN: dict[str, Any] = {
         LabelGuidance,
     )
 }
-"""Codecs, conditioners and guidance that a description may name."""
+"""Conditioners and guidance that a description may name."""
+
+CODECS: dict[str, Any] = {
+    known.__name__: known for known in (LatentCodec, DiffusersCodec, MaisiCodec)
+}
+"""Codecs that it may name."""
 
 
 class Parts(NamedTuple):
@@ -69,7 +73,7 @@ def describe(parts: Parts) -> dict[str, Any]:
     """A model's parts as numbers, strings, lists and dictionaries; weights are not in it."""
     return {
         "codec": _named(parts.codec),
-        "unet": asdict(parts.denoiser.config),
+        parts.denoiser.config.section: asdict(parts.denoiser.config),
         "conditioners": {n: _named(c) for n, c in parts.denoiser.conditioners.items()},
         "process": parts.process.settings,
         "sampling": asdict(parts.sampling),
@@ -142,15 +146,16 @@ def build(description: Mapping[str, Any], facts: ModelFacts) -> Parts:
     try:
         codec = build_codec(description)
         codec.see(facts.window)
+        kind = UNetConfig if UNetConfig.section in description else TransformerConfig
         # what only training needs is left out
-        unet = replace(UNetConfig(**description["unet"]), checkpointing=False, compile=None)
-        conditioners = {n: _make(named) for n, named in description["conditioners"].items()}
+        size = replace(kind(**description[kind.section]), checkpointing=False, compile=None)
+        conditioners = {n: _make(named, KNOWN) for n, named in description["conditioners"].items()}
         return Parts(
             codec,
-            Denoiser(unet, codec, conditioners, facts.window, facts.histogram_bins),
+            Denoiser(size, codec, conditioners, facts.window, facts.histogram_bins),
             DiffusionProcess(**description["process"]),
             SamplingConfig(**description["sampling"]),
-            _make(description["guidance"]),
+            _make(description["guidance"], KNOWN),
         )
     except (KeyError, TypeError) as error:
         message = (
@@ -165,7 +170,7 @@ def build_codec(description: Mapping[str, Any]) -> Codec:
     said = description["codec"]
     # before there were several, the settings stood alone
     named = said if "class_name" in said else {"class_name": "LatentCodec", "settings": said}
-    codec: Codec = _make(named)
+    codec: Codec = _make(named, CODECS)
     return codec
 
 
@@ -173,11 +178,11 @@ def _named(part: nn.Module | Guidance) -> dict[str, Any]:
     return {"class_name": type(part).__name__, "settings": part.settings}
 
 
-def _make(named: Mapping[str, Any]) -> Any:
-    if named["class_name"] not in KNOWN:
+def _make(named: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    if named["class_name"] not in known:
         message = (
-            f"The model has a {named['class_name']!r}, expected one of {', '.join(KNOWN)}: use "
+            f"The model has a {named['class_name']!r}, expected one of {', '.join(known)}: use "
             "`lightning predict` with the config that names your class."
         )
         raise ValueError(message)
-    return KNOWN[named["class_name"]](**named["settings"])
+    return known[named["class_name"]](**named["settings"])

@@ -21,10 +21,10 @@ from lightning_modules.core.conditioners import (
     MaskConditioner,
     SubtypeConditioner,
 )
-from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.regularizer import HistogramRegularizer
 from lightning_modules.core.sampling import SamplingConfig
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.cxr import CXRAdapter, CXRDiffusion
 from lightning_modules.diffusion import NoduleDiffusion
 from lightning_modules.heads.head import ModalityHead

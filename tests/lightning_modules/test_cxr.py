@@ -13,10 +13,10 @@ from datamodules.batch import NoduleBatch, Roi
 from datamodules.lidc import LIDCDataModule
 from lightning_modules.core.adapters import updates
 from lightning_modules.core.conditioning import Surroundings
-from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.merging import Weighted
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import guided
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.cxr import CXRDiffusion, CXRLabels
 from lightning_modules.heads.cxr import CXRHead
 

@@ -7,23 +7,28 @@ from lightning_modules.core.adapters import AdapterConfig, add_adapter, updates
 from lightning_modules.core.codec import LatentCodec
 from lightning_modules.core.conditioners import MaskConditioner
 from lightning_modules.core.conditioning import Conditioning
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.transformer import TransformerConfig
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.core.window import IntensityWindow
 
 BOTH = {"calcified": 2.0, "irregular": -0.7}
 """Strengths of both adapters."""
 
+Size = UNetConfig | TransformerConfig
+UNET = UNetConfig((8, 16), (False, True), 1, 8, 4, 6, 10)
+TRANSFORMER = TransformerConfig(24, 2, 3, 2, 6, 10)
+
 CONFIG = AdapterConfig(rank=3, alpha=6.0)
 
 
-def make(config: UNetConfig, codec: LatentCodec) -> Denoiser:
+def make(config: Size, codec: LatentCodec) -> Denoiser:
     return Denoiser(config, codec, {"mask": MaskConditioner()}, IntensityWindow(-1000, 400), 16)
 
 
-def build(spatial_dims: int = 2) -> Denoiser:
+def build(spatial_dims: int = 2, config: Size = UNET) -> Denoiser:
     torch.manual_seed(0)
     codec = LatentCodec(spatial_dims, channels=(4, 4), latent_channels=3, norm_num_groups=2)
-    config = UNetConfig((8, 16), (False, True), 1, 8, 4, 6, 10)
     denoiser = make(config, codec)
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -47,10 +52,12 @@ def grow(denoiser: Denoiser, name: str, seed: int) -> None:
             low.b.copy_(0.2 * torch.randn(low.b.shape, generator=stream))
 
 
-def added_densely(strengths: dict[str, float], spatial_dims: int = 2) -> Tensor:
+def added_densely(
+    strengths: dict[str, float], spatial_dims: int = 2, config: Size = UNET
+) -> Tensor:
     """The answer of a base whose weights got the updates, without peft."""
-    denoiser = with_two(spatial_dims)
-    plain = build(spatial_dims)
+    denoiser = with_two(spatial_dims, config)
+    plain = build(spatial_dims, config)
     layers = dict(plain.unet.named_modules())
     with torch.no_grad():
         for name, strength in strengths.items():
@@ -60,8 +67,8 @@ def added_densely(strengths: dict[str, float], spatial_dims: int = 2) -> Tensor:
     return answer(plain, spatial_dims)
 
 
-def with_two(spatial_dims: int = 2) -> Denoiser:
-    denoiser = build(spatial_dims)
+def with_two(spatial_dims: int = 2, config: Size = UNET) -> Denoiser:
+    denoiser = build(spatial_dims, config)
     for seed, name in enumerate(("calcified", "irregular")):
         torch.manual_seed(seed)
         add_adapter(denoiser, name, CONFIG)

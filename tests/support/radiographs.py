@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from datamodules.batch import NoduleBatch, Roi
-from lightning_modules.core.denoiser import UNetConfig
 from lightning_modules.core.process import DiffusionProcess
 from lightning_modules.core.sampling import SamplingConfig
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.heads.cxr import CXRHead
 
 Make = Callable[..., Any]

@@ -23,7 +23,8 @@ from lightning_modules.core.adapters import (
     updates,
 )
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.unet import UNetConfig
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 
@@ -233,5 +234,5 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     save_adapter(denoiser, "a", tmp_path / "a", [])
     codec = LatentCodec(2, channels=(4, 4), latent_channels=3, norm_num_groups=2)
     wider = make(UNetConfig((16, 32), (False, True), 1, 8, 4, 6, 10), codec)
-    with pytest.raises(ValueError, match="does not fit this UNet"):
+    with pytest.raises(ValueError, match="does not fit the network"):
         load_adapter(wider, "a", tmp_path / "a")

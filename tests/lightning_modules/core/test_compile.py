@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.core.codec import LatentCodec
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.core.window import IntensityWindow
 
 TOLERANCE = 1e-4

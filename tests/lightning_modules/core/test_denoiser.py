@@ -18,7 +18,8 @@ from lightning_modules.core.conditioners import (
     SubtypeConditioner,
 )
 from lightning_modules.core.conditioning import Conditioner, Conditioning, Surroundings
-from lightning_modules.core.denoiser import Denoiser, UNetConfig
+from lightning_modules.core.denoiser import Denoiser
+from lightning_modules.core.unet import UNetConfig
 from lightning_modules.core.window import IntensityWindow
 
 MakeBatch = Callable[..., NoduleBatch]
