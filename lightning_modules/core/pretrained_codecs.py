@@ -45,9 +45,10 @@ class DiffusersCodec(PretrainedCodec):
     comes out of them is taken. The scale of the latents is that of its config.
 
     Args:
-        folder: with `config.json` and `diffusion_pytorch_model.safetensors`, or `.bin`.
-        config: what `config.json` says; given in the place of `folder` where a checkpoint brings
-            the weights.
+        folder: with `config.json` and `diffusion_pytorch_model.safetensors`, or `.bin`; null where
+            a checkpoint brings the weights.
+        config: what `config.json` says, so that the folder is not needed once there is a
+            checkpoint; by default it is read.
         error_limit: mean absolute error of a reconstruction, in the images' units, above which
             training does not begin; null for none.
         trained_on_patients: whether it was trained on patients, of whom nothing is known here;
@@ -65,15 +66,14 @@ class DiffusersCodec(PretrainedCodec):
         error_limit: float | None = 10.0,
         trained_on_patients: bool = False,
     ) -> None:
-        if (folder is None) == (config is None):
-            message = (
-                "A DiffusersCodec needs either a folder or a config: set codec.init_args.folder to "
-                "the folder of an AutoencoderKL."
-            )
-            raise ValueError(message)
-        if folder is not None:
+        if config is None:
+            if folder is None:
+                message = (
+                    "A DiffusersCodec needs a folder or a config: set codec.init_args.folder to "
+                    "the folder of an AutoencoderKL."
+                )
+                raise ValueError(message)
             config = _diffusers_config(Path(folder) / "config.json")
-        assert config is not None
         from diffusers import AutoencoderKL
 
         try:
@@ -119,7 +119,14 @@ class DiffusersCodec(PretrainedCodec):
                 f"{', '.join(sorted(wrong)[:3])}): copy the folder again."
             )
             raise ValueError(message)
-        self.autoencoder.load_state_dict(network.state_dict())
+        try:
+            self.autoencoder.load_state_dict(network.state_dict())
+        except RuntimeError as error:
+            message = (
+                f"The weights in {self.folder} are not of codec.init_args.config: leave it out, or "
+                "give the folder's."
+            )
+            raise ValueError(message) from error
         config = network.config
         deviation, mean = config.latents_std, config.latents_mean
         scale = 1 / torch.tensor(deviation) if deviation else config.scaling_factor

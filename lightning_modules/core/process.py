@@ -93,7 +93,8 @@ class DiffusionProcess(nn.Module):
         self.prediction, self.shift, self.timesteps = PREDICTIONS[prediction], shift, timesteps
         self.loss_norm, self.weighting, self.snr_gamma = loss, weighting, snr_gamma
         self.roi_weight = roi_weight
-        alpha, sigma, self.betas = self.prediction.schedule(timesteps, schedule, shift)
+        with torch.device("cpu"):  # its values are looked at, which other devices may lack
+            alpha, sigma, self.betas = self.prediction.schedule(timesteps, schedule, shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 

@@ -33,7 +33,7 @@ def small(tmp_path: Path, store: Path, radiographs: Path, **codec: Any) -> dict[
         "cache_dir": str(tmp_path / "cache"),
     }
     model = {
-        "codec": {"folder": str(tmp_path / "vae"), **codec},
+        "codec": {"folder": str(tmp_path / "vae"), "config": None, **codec},
         "unet": SMALL_UNET,
         "roi": {"size": 32, "spacing_mm": 0.75},
     }

@@ -36,6 +36,7 @@ SMALL_UNET = {
     "token_dim": 8,
     "embedding_dim": 8,
 }
+SMALL_TRANSFORMER = {"width": 24, "depth": 1, "heads": 2, "token_dim": 8, "embedding_dim": 8}
 
 
 STAGE_1 = "ct/autoencoder.yaml"
@@ -54,7 +55,10 @@ def shrunken(name: str, tmp_path: Path, store: Path) -> list[str]:
     overlay["model"] = {"init_args": {"codec": dict(SMALL_CODEC), "roi": SMALL_ROI}}
     overlay["data"]["init_args"] |= {"root": str(store), "cache_dir": str(tmp_path / "cache")}
     if stage2:
-        overlay["model"]["init_args"] |= {"autoencoder": None, "unet": SMALL_UNET}
+        network = (
+            {"transformer": SMALL_TRANSFORMER} if "transformer" in name else {"unet": SMALL_UNET}
+        )
+        overlay["model"]["init_args"] |= {"autoencoder": None, **network}
         overlay["data"]["init_args"]["predict_csv"] = None
     own_codec = name != MAISI
     if not own_codec:

@@ -68,6 +68,11 @@ def test_one_of_the_same_settings_needs_no_folder(tmp_path: Path) -> None:
     assert other.fingerprint() == codec.fingerprint()
     with pytest.raises(ValueError, match=r"set codec\.init_args\.folder"):
         other.load_pretrained()
+    with pytest.raises(ValueError, match=r"needs a folder or a config"):
+        DiffusersCodec()
+    wrong = {**settings["config"], "layers_per_block": 2}
+    with pytest.raises(ValueError, match=r"not of codec\.init_args\.config: leave it out"):
+        DiffusersCodec(tmp_path / "vae", wrong).load_pretrained()
 
 
 @torch.no_grad()
