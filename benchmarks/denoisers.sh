@@ -1,24 +1,23 @@
-#!/bin/sh
-# The UNet and the transformer of configs/cxr on the radiograph sample, with equal FLOP: a step of the
-# transformer costs 0.923 of one of the UNet (`noduleforge size`), so that it takes 758 where the UNet
-# takes 700. After `make quickstart-cxr`, whose autoencoder both share; one thread.
-# docs/measurements.md has what came out.
-set -eu
+#!/usr/bin/env bash
+# The UNet and the transformer of configs/cxr side by side on the radiograph sample, with equal FLOP: a step of
+# the transformer takes 0.949 of one of the UNet (`noduleforge size`), so that there are 211 where the UNet has
+# 200. After `make quickstart-cxr`, whose autoencoder both have; one thread.
+# Usage: benchmarks/denoisers.sh [SEED ...]     (default seed: 1)
+set -euo pipefail
 export OMP_NUM_THREADS=1
-sample="--config configs/quickstart/cxr_diffusion.yaml"
-for seed in ${SEEDS:-1 2}; do
-    for arm in unet transformer; do
-        case $arm in
-            unet) configs="--config configs/cxr/diffusion.yaml $sample --trainer.max_steps 700" ;;
-            transformer)
-                configs="--config configs/cxr/diffusion.yaml --config configs/cxr/transformer.yaml $sample"
-                configs="$configs --trainer.max_steps 758"
-                ;;
-        esac
-        out="--seed_everything $seed --trainer.default_root_dir runs/denoisers/$arm-$seed --trainer.accelerator cpu"
-        # shellcheck disable=SC2086
-        lightning fit $configs $out
-        # shellcheck disable=SC2086
-        lightning test $configs $out
+seeds=("$@")
+[ $# -gt 0 ] || seeds=(1)
+sample=(--config configs/quickstart/cxr_diffusion.yaml --config configs/trainer/cpu.yaml
+    --data.init_args.batch_size 8 --model.init_args.warmup_steps 20)
+unet=(--config configs/cxr/diffusion.yaml "${sample[@]}" --trainer.max_steps 200)
+transformer=(--config configs/cxr/diffusion.yaml --config configs/cxr/transformer.yaml "${sample[@]}"
+    --trainer.max_steps 211)
+
+for seed in "${seeds[@]}"; do
+    for command in fit test; do
+        lightning $command "${unet[@]}" --seed_everything "$seed" \
+            --trainer.default_root_dir "runs/denoisers/unet-$seed"
+        lightning $command "${transformer[@]}" --seed_everything "$seed" \
+            --trainer.default_root_dir "runs/denoisers/transformer-$seed"
     done
 done

@@ -6,7 +6,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+
+from lightning_modules.core.saved_tensors import saved_bytes
 
 MEMORY_KNOBS = (
     "lower data.init_args.batch_size (and raise trainer.accumulate_grad_batches), set "
@@ -48,18 +49,3 @@ class Guards(Callback):
         if isinstance(exception, torch.OutOfMemoryError) or "can't allocate memory" in told:
             message = f"Memory has run out: {MEMORY_KNOBS}."
             exception.add_note(message)
-
-
-def saved_bytes(function: Any) -> int:
-    """Bytes of the tensors that a function keeps for its backward pass, each counted once."""
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        kept = function()
-    del kept
-    return sum(seen.values())

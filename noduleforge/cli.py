@@ -93,12 +93,13 @@ COMMANDS: Mapping[str, Command | Group] = {
     ),
     "export": Command("noduleforge.export.export", "export", "Make a run a model that travels."),
     "configs": Command("noduleforge.shipped_configs", "configs", "Copy the shipped configs."),
+    "size": Command("noduleforge.size", "size", "How large a model is, and what a step takes."),
     "doctor": Command("noduleforge.doctor", "doctor", "Say what works here, and what will not."),
     "readers": Group(READERS, "Let readers judge nodules in the browser."),
 }
 
-LISTS = {"compare": "runs", "place": "studies"}
-"""Commands that take a list of folders, and how their argument is called."""
+LISTS = {"compare": "runs", "place": "studies", "size": "configs"}
+"""Commands that take a list of folders or files, and how their argument is called."""
 
 FOLDERS = {
     "inspect": "root",

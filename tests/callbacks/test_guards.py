@@ -9,9 +9,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.guards import Guards, saved_bytes
+from callbacks.guards import Guards
 from datamodules.batch import Roi
 from datamodules.lidc import LIDCDataModule
+from lightning_modules.core.saved_tensors import saved_bytes
 
 
 class Toy(LightningModule):
