@@ -14,10 +14,12 @@ transformer=(--config configs/cxr/diffusion.yaml --config configs/cxr/transforme
     --trainer.max_steps 211)
 
 for seed in "${seeds[@]}"; do
-    for command in fit test; do
-        lightning $command "${unet[@]}" --seed_everything "$seed" \
-            --trainer.default_root_dir "runs/denoisers/unet-$seed"
-        lightning $command "${transformer[@]}" --seed_everything "$seed" \
-            --trainer.default_root_dir "runs/denoisers/transformer-$seed"
+    for arm in unet transformer; do
+        declare -n configs=$arm
+        run=("${configs[@]}" --seed_everything "$seed" --trainer.default_root_dir "runs/denoisers/$arm-$seed")
+        lightning fit "${run[@]}"
+        # losses of all held-out nodules, then figures of the first 48
+        lightning test "${run[@]}" --trainer.callbacks null
+        lightning test "${run[@]}" --trainer.limit_test_batches 6
     done
 done

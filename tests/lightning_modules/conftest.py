@@ -147,7 +147,12 @@ def trained(make_data: Make, make_diffusion: Make, make_trainer: Make, stage1: M
 
 @pytest.fixture
 def model(make_codec: Make) -> Callable[..., CXRDiffusion]:
-    return lambda **settings: CXRDiffusion(*parts(make_codec), **SETTINGS, **settings)
+    def make(**settings: Any) -> CXRDiffusion:
+        head, codec, unet, process = parts(make_codec)
+        given: dict[str, Any] = {"unet": unet, **SETTINGS, **settings}
+        return CXRDiffusion(head, codec, process=process, **given)
+
+    return make
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Sizes without values are those of real tensors; configs are laid over each other as in training."""
+"""Sizes without values are those of real tensors; configs are laid over each other as ever."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,10 +1,12 @@
 """Synthesis from a checkpoint alone: the same nodules, and what is refused."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import adapted
 import pytest
 import torch
 from radiographs import SETTINGS, Make, parts, some
@@ -21,6 +23,7 @@ from lightning_modules.core.histogram import wasserstein1
 from lightning_modules.core.inpainting import inpaint_mask
 from lightning_modules.core.sampling import SamplingConfig
 from lightning_modules.core.synthesizer import Synthesizer
+from lightning_modules.core.transformer import TransformerConfig
 from lightning_modules.core.window import IntensityWindow
 from lightning_modules.cxr import CXRLabels
 from lightning_modules.diffusion import NoduleDiffusion
@@ -201,6 +204,55 @@ def test_settings_of_every_known_class_make_another_like_it() -> None:
     assert arguments.keys() == KNOWN.keys()
     for name, settings in arguments.items():
         assert KNOWN[name](**settings).settings == settings
+
+
+NAMES = {
+    2: "70b2e3a01f57e851a18295993d8b1ec6d27f0ecce193c014089b9efde6c0eb20",
+    3: "86f66822abbe216066d5f344c765089a8953fd0a916883eb28f74185f8a86d1b",
+}
+"""SHA-256 of the names and shapes of a UNet's weights, when there was no other network."""
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_unet_keeps_the_names_that_older_checkpoints_have(spatial_dims: int) -> None:
+    state = adapted.build(spatial_dims).state_dict()
+    named = repr([(name, tuple(value.shape)) for name, value in state.items()])
+    assert hashlib.sha256(named.encode()).hexdigest() == NAMES[spatial_dims]
+
+
+def test_a_checkpoint_of_before_there_were_several_codecs_is_read(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    path, _, _ = checkpoint(2)
+    stored = torch.load(path, weights_only=True)
+    described = stored["noduleforge"]["synthesizer"]
+    described["codec"] = described["codec"]["settings"]
+    assert "transformer" not in described
+    torch.save(stored, tmp_path / "older.ckpt")
+    new, old = (Synthesizer.load(p) for p in (path, tmp_path / "older.ckpt"))
+    assert new.codec.fingerprint() == old.codec.fingerprint()
+    described["codec"] = {"class_name": "HomemadeCodec", "settings": {}}
+    torch.save(stored, tmp_path / "unknown.ckpt")
+    with pytest.raises(ValueError, match="'HomemadeCodec', expected one of LatentCodec"):
+        Synthesizer.load(tmp_path / "unknown.ckpt")
+
+
+def test_a_transformer_comes_back_from_its_checkpoint(
+    model: Make, base: Path, make_data: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    small = TransformerConfig(24, 1, 2, 2, 16, 16, checkpointing=True)
+    data, trainer = make_data(2, cache_dir=None), make_trainer(2)
+    trained = model(autoencoder=tmp_path / "codec.ckpt", transformer=small, unet=None)
+    trainer.fit(trained, data)
+    trainer.save_checkpoint(tmp_path / "transformer.ckpt")
+    batch = some(data)
+    synthesizer = Synthesizer.load(tmp_path / "transformer.ckpt")
+    assert torch.equal(synthesizer(batch).image, trained.eval().sample(batch).image)
+    with pytest.raises(ValueError, match="do not fit model"):
+        model(init_from=base, transformer=small, unet=None).load_weights()
+    for networks in ({"unet": None}, {"transformer": small}):
+        with pytest.raises(ValueError, match=r"model\.unet and model\.transformer"):
+            model(**networks)
 
 
 class Homemade(BackgroundConditioner):
