@@ -55,6 +55,15 @@ PREPARE = {
         "noduleforge.prepare.sample", "prepare_sample", "The sample: CT patches with nodules."
     ),
     "lidc": Command("noduleforge.prepare.lidc", "prepare_lidc", "LIDC-IDRI as TCIA ships it."),
+    "luna16": Command(
+        "noduleforge.prepare.luna16", "prepare_luna16", "LUNA16 with LIDC's outlines and ratings."
+    ),
+    "luna25": Command(
+        "noduleforge.prepare.points", "prepare_luna25", "LUNA25: nodules by their centre."
+    ),
+    "points": Command(
+        "noduleforge.prepare.points", "prepare_points", "CT volumes and a table of centres."
+    ),
     "volumes": Command(
         "noduleforge.prepare.volumes", "prepare_volumes", "CT volumes with masks of nodules."
     ),

