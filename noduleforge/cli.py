@@ -67,6 +67,9 @@ PREPARE = {
     "volumes": Command(
         "noduleforge.prepare.volumes", "prepare_volumes", "CT volumes with masks of nodules."
     ),
+    "nnunet": Command(
+        "noduleforge.prepare.nnunet", "prepare_nnunet", "A data set in nnU-Net's layout."
+    ),
     "healthy": Command(
         "noduleforge.prepare.healthy",
         "prepare_healthy",
@@ -90,6 +93,7 @@ READERS = {
 
 COMMANDS: Mapping[str, Command | Group] = {
     "prepare": Group(PREPARE, "Make data sets that the data modules read."),
+    "convert": Command("noduleforge.convert", "convert", "A set for nnU-Net and MONAI."),
     "inspect": Command("noduleforge.inspect", "inspect", "Look at a data set of CT nodules."),
     "place": Command("noduleforge.place", "place", "Draw requests for nodules in CT."),
     "place-radiographs": Command(

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from scipy import ndimage
 from datamodules.hounsfield import INT16_HU, check_hu
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.dicom import is_series, read_study
-from datamodules.io.masks import read_mask
+from datamodules.io.masks import labels_of, read_mask
 from datamodules.io.volumes import Grid, Volume
 from datamodules.tables import empty_cells, raise_together, read_table
 from noduleforge.prepare.cases import Rows, file_facts, stems
@@ -71,14 +71,50 @@ def prepare_volumes(
     found["patient_id"] = identifiers(found["patient_id"])
     raise_together(empty_cells(found, COLUMNS, table))
     check_readings(found["patient_id"], str(table), "patient_id")
-    scans = by_file(table, own_names(found))
-    beginnings = stems({image: rows[0]["patient_id"] for image, rows in scans.items()})
     cut = Cut(size, spacing_mm, whole)
-    cases = [
-        Scan(out, table.parent, image, tuple(rows), stem, cut, separate)
+    cases = list_cases(table, found, out, cut, separate)
+    make_store(out, settings_of(cut, separate=separate), cases, [], workers)
+
+
+class Labels(NamedTuple):
+    """What the values of a label map mean.
+
+    Attributes:
+        nodules: those of nodules.
+        known: all that it may have.
+    """
+
+    nodules: tuple[int, ...]
+    known: tuple[int, ...]
+
+
+def list_cases(
+    table: Path,
+    rows: pd.DataFrame,
+    out: Path,
+    cut: Cut,
+    separate: Separate,
+    labels: Labels | None = None,
+) -> list["Scan"]:
+    """The volumes of a table with their masks.
+
+    Args:
+        table: to whose folder images and masks are relative.
+        rows: with `patient_id`, `image`, `mask` and others.
+        out: the store's folder.
+        cut: what to write.
+        separate: which voxels of a mask are one nodule.
+        labels: what its values mean; None where all but 0 are nodules.
+
+    Raises:
+        ValueError: If an image is given to two patients.
+    """
+    scans = by_file(table, own_names(rows))
+    beginnings = stems({image: rows[0]["patient_id"] for image, rows in scans.items()})
+    return [
+        Scan(out, table.parent, image, tuple(rows), stem, cut, separate, labels)
         for (image, rows), stem in zip(scans.items(), beginnings, strict=True)
     ]
-    make_store(out, settings_of(cut, separate=separate), cases, [], workers)
 
 
 def own_names(table: pd.DataFrame) -> pd.DataFrame:
@@ -123,11 +159,17 @@ class Scan:
     stem: str
     cut: Cut
     separate: Separate
+    labels: Labels | None = None
 
     def facts(self) -> object:
         """The rows of the table and the files that they name."""
         files = [self.image, *(given["mask"] for given in self.masks)]
-        return [self.image, self.masks, [file_facts(self._whole(name)) for name in files]]
+        return [
+            self.image,
+            self.masks,
+            self.labels,
+            [file_facts(self._whole(name)) for name in files],
+        ]
 
     def _whole(self, name: str) -> Path:
         """Where all of a file is: of one of a series, in its folder."""
@@ -166,11 +208,28 @@ class Scan:
 
     def _labels(self, name: str, grid: Grid) -> NDArray[Any]:
         """The number of the nodule that each voxel belongs to, 0 where there is none."""
-        mask = read_mask(self.root / name)
+        path = self.root / name
+        mask = read_mask(path) if self.labels is None else read_labels(path, self.labels)
         if not mask.grid.matches(grid):
             message = f"lies on another grid than {self.image}: resample it onto the image"
             raise ValueError(message)
         return mask.array if self.separate == "labels" else components(mask.array)
+
+
+def read_labels(path: Path, labels: Labels) -> Volume:
+    """Read a label map, its nodules alone.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or has a value that is not known.
+    """
+    given = read_study(path)
+    found = np.unique(given.array)
+    if unknown := [f"{value:g}" for value in found if value not in labels.known]:
+        message = f"has the value(s) {', '.join(unknown[:10])}, which are no labels of its set"
+        raise ValueError(message)
+    array = np.where(np.isin(given.array, labels.nodules), given.array, 0)
+    return replace(given, array=labels_of(array))
 
 
 def read_ct(path: Path, name: str, rows: Rows) -> Volume | None:
