@@ -5,6 +5,7 @@ from datamodules.collections import (
     FolderCollection,
     JSRTCollection,
     LIDCCollection,
+    Node21Collection,
     SuperimposedCollection,
 )
 from datamodules.combined import CombinedDataModule
@@ -15,6 +16,7 @@ from datamodules.radiographs import (
     ChestXray14DataModule,
     FolderDataModule,
     JSRTDataModule,
+    Node21DataModule,
     SuperimposedDataModule,
 )
 from datamodules.real_and_synthetic import RealAndSyntheticDataModule
@@ -31,6 +33,8 @@ __all__ = [
     "JSRTDataModule",
     "LIDCCollection",
     "LIDCDataModule",
+    "Node21Collection",
+    "Node21DataModule",
     "RadiographInsertionDataModule",
     "RadiographSource",
     "RealAndSyntheticDataModule",

@@ -8,6 +8,7 @@ from datamodules.batch import Roi
 from datamodules.collections.chestxray14 import ChestXray14Collection
 from datamodules.collections.folder import FolderCollection
 from datamodules.collections.jsrt import JSRTCollection
+from datamodules.collections.node21 import Node21Collection
 from datamodules.collections.radiographs import Content, RadiographCollection
 from datamodules.collections.superimposed import SuperimposedCollection
 from datamodules.combined import side_by_side
@@ -123,6 +124,8 @@ class ChestXray14DataModule(RadiographDataModule):
         sideways: Literal["leave_out", "keep"] = "leave_out",
         select: str | None = None,
         lungs: Path | None = None,
+        outlines: list[str] | None = None,
+        renamed: str | None = None,
         **settings: Any,
     ) -> None:
         """Describe the data.
@@ -134,10 +137,39 @@ class ChestXray14DataModule(RadiographDataModule):
             sideways: what to do with images that lie on their side: `leave_out` or `keep`.
             select: see `RadiographCollection`.
             lungs: see `RadiographCollection`.
+            outlines: names of ChestX-Det's files in `root`; see `ChestXray14Collection`.
+            renamed: name of the table of their films; see `ChestXray14Collection`.
             settings: see `RadiographDataModule`.
         """
-        collection = ChestXray14Collection(root, entries, boxes, sideways, select, lungs)
+        collection = ChestXray14Collection(
+            root, entries, boxes, sideways, select, lungs, outlines, renamed
+        )
         super().__init__(collection, **settings)
+
+
+class Node21DataModule(RadiographDataModule):
+    """NODE21 without JSRT's and ChestX-ray14's radiographs; see `Node21Collection`."""
+
+    def __init__(
+        self,
+        root: Path,
+        csv: str = "proccessed_data/metadata.csv",
+        patients: str | None = None,
+        select: str | None = None,
+        lungs: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        """Describe the data.
+
+        Args:
+            root: NODE21's folder `cxr_images`.
+            csv: table of the radiographs in `root`.
+            patients: table in `root` with `img_name` and `patient_id`, where it is known.
+            select: see `RadiographCollection`.
+            lungs: see `RadiographCollection`.
+            settings: see `RadiographDataModule`.
+        """
+        super().__init__(Node21Collection(root, csv, patients, select, lungs), **settings)
 
 
 class FolderDataModule(RadiographDataModule):

@@ -79,6 +79,9 @@ PREPARE = {
     "chestxray14": Command(
         "noduleforge.prepare.radiographs", "prepare_chestxray14", "Images of ChestX-ray14."
     ),
+    "chestxdet": Command(
+        "noduleforge.prepare.chestxdet", "prepare_chestxdet", "ChestX-Det's films in ChestX-ray14."
+    ),
     "projections": Command(
         "noduleforge.prepare.projections", "prepare_projections", "Radiographs of the sample CT."
     ),

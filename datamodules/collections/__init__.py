@@ -5,6 +5,7 @@ from datamodules.collections.chestxray14 import ChestXray14Collection
 from datamodules.collections.folder import FolderCollection
 from datamodules.collections.jsrt import JSRTCollection
 from datamodules.collections.lidc import LIDCCollection
+from datamodules.collections.node21 import Node21Collection
 from datamodules.collections.radiographs import RadiographCollection
 from datamodules.collections.superimposed import SuperimposedCollection
 
@@ -13,6 +14,7 @@ __all__ = [
     "FolderCollection",
     "JSRTCollection",
     "LIDCCollection",
+    "Node21Collection",
     "NoduleCollection",
     "NoduleSet",
     "Patch",

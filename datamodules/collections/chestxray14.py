@@ -7,6 +7,14 @@ from typing import Literal
 
 import pandas as pd
 
+from datamodules.collections.chestxdet import (
+    COLUMNS,
+    LIKE_NODULES,
+    OutlinedNodules,
+    read_outlines,
+    without_outlined,
+)
+from datamodules.collections.origins import read_source_ids
 from datamodules.collections.radiographs import RadiographCollection
 from datamodules.identifiers import check_readings, identifiers
 from datamodules.io.radiographs import lies_on_its_side, read_grey
@@ -118,13 +126,16 @@ def _read(
 class ChestXray14Collection(RadiographCollection):
     """ChestX-ray14: the boxes labelled Nodule, or radiographs without nodule and mass.
 
-    A nodule's mask is the ellipse that its box encloses. Images are found by name, in `images_001`
-    to `images_012` or in one folder. Where `test_list.txt` is there, its patients are the test
-    split, and the others are divided by hash; otherwise all are.
+    A nodule's mask is the ellipse that its box encloses; with `outlines`, those of ChestX-Det are
+    nodules too, and where an outline overlaps a box it stands for both. Images are found by name,
+    in `images_001` to `images_012` or in one folder. Where `test_list.txt` is there, its patients
+    are the test split, and the others are divided by hash; otherwise all are.
 
     Some images in circulation lie on their side, where boxes and masks mean nothing: every image
     that is used is looked at once, and what lies on its side is named in the log and left out.
     """
+
+    regions = OutlinedNodules
 
     def __init__(
         self,
@@ -134,6 +145,8 @@ class ChestXray14Collection(RadiographCollection):
         sideways: Literal["leave_out", "keep"] = "leave_out",
         select: str | None = None,
         lungs: Path | None = None,
+        outlines: list[str] | None = None,
+        renamed: str | None = None,
     ) -> None:
         """Say what there is.
 
@@ -147,24 +160,34 @@ class ChestXray14Collection(RadiographCollection):
                 nodules, or of the one of radiographs where these are what is looked at.
             lungs: folder with lung masks named like the radiographs, where points without a nodule
                 lie; without it they lie where upright radiographs have their lungs.
+            outlines: names of ChestX-Det's files in `root`, such as [ChestX_Det_train.json,
+                ChestX_Det_test.json].
+            renamed: name of the table in `root` that says which of ChestX-ray14's images its films
+                are, as `noduleforge prepare chestxdet` writes it.
         """
         super().__init__(root, select, lungs)
         self.entries = entries
         self.boxes = boxes
         self.sideways = sideways
+        self.outlines = outlines or []
+        self.renamed = renamed
 
     def nodules(self) -> pd.DataFrame:
-        """The boxes labelled Nodule whose image is there; those without are counted in the log.
+        """The boxes labelled Nodule, and the outlines, whose image is there; others are counted.
 
         Raises:
             ValueError: If there is none.
         """
-        boxes = read_boxes(self.root / self.boxes).query("finding == 'Nodule'")
-        table = boxes.merge(self._images(), on="image", how="inner")
-        log.info("%s: %d of %d nodules have their image", self.boxes, len(table), len(boxes))
+        boxes = read_boxes(self.root / self.boxes).query("finding == 'Nodule'").assign(outline=None)
+        outlines = self._outlines().query("finding == 'Nodule'")
+        both = without_outlined(boxes, outlines)
+        log.info("%d box(es) are of nodules that have an outline", len(boxes) - len(both))
+        both = pd.concat([both, outlines], ignore_index=True) if len(outlines) else both
+        table = both.merge(self._images(), on="image", how="inner")
+        log.info("%s: %d of %d nodules have their image", self.boxes, len(table), len(both))
         if table.empty:
             message = (
-                f"{self.root} has none of the {len(boxes)} images with a nodule's box: "
+                f"{self.root} has none of the {len(both)} images with a nodule's box or outline: "
                 "add images_001 to images_012"
             )
             raise ValueError(message)
@@ -179,13 +202,16 @@ class ChestXray14Collection(RadiographCollection):
         return self._upright(select_rows(table, self.select, str(self.root / self.boxes)))
 
     def normal_radiographs(self) -> pd.DataFrame:
-        """The images whose findings name neither nodule nor mass.
+        """The images whose findings name neither nodule nor mass, in ChestX-Det neither.
 
         Raises:
             ValueError: If there is none.
         """
         table = self._images()
         table = table[~table["findings"].str.contains("|".join(NODULAR))]
+        outlines = self._outlines()
+        seen = outlines["image"][outlines["finding"].isin(LIKE_NODULES)]
+        table = table[~table["image"].isin(seen)]
         if table.empty:
             message = f"{self.root} has no image without nodule and mass: add images"
             raise ValueError(message)
@@ -219,6 +245,12 @@ class ChestXray14Collection(RadiographCollection):
         parts = {**rest, "test": table[is_test]}
         check_no_patient_crosses({name: part["patient_id"] for name, part in parts.items()})
         return parts
+
+    def _outlines(self) -> pd.DataFrame:
+        """The findings of ChestX-Det, if they are asked for."""
+        renamed = {} if self.renamed is None else read_source_ids(self.root / self.renamed)
+        found = [read_outlines(self.root / name, renamed, SIDE) for name in self.outlines]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
 
     def _images(self) -> pd.DataFrame:
         """The table of images, of those that are there."""

@@ -1,14 +1,17 @@
 """ChestX-ray14 in its own form, quirks included."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as Line
 from PIL import Image
 
 from datamodules.batch import Roi
+from datamodules.collections.chestxdet import filled, read_outlines
 from datamodules.collections.chestxray14 import read_boxes, read_entries
 from datamodules.radiographs import ChestXray14DataModule
 
@@ -162,3 +165,95 @@ def test_the_real_tables_and_radiographs() -> None:
             assert item["name"][:-2] + ".png" not in turned
             assert item["image"].shape == (1, 64, 64)
             assert 0 <= float(item["image"].min()) < float(item["image"].max()) <= 255
+
+
+TRIANGLE = [[400, 300], [460, 320], [420, 380]]
+ON_A_BOX = [[120, 205], [150, 205], [150, 230], [120, 230]]
+
+
+def write_outlines(root: Path) -> dict[str, Any]:
+    """ChestX-Det's file: outlines on images 0 (over its box) and 3, and what is no nodule."""
+    films = [
+        {"file_name": "36199.png", "syms": [], "boxes": [], "polygons": []},
+        {
+            "file_name": "36200.png",
+            "syms": ["Nodule", "Fibrosis"],
+            "boxes": [[120, 205, 150, 230], [1, 2, 30, 40]],
+            "polygons": [ON_A_BOX, [[1, 2], [30, 2], [30, 40]]],
+        },
+        {
+            "file_name": "36201.png",
+            "syms": ["Nodule"],
+            "boxes": [[400, 300, 460, 380]],
+            "polygons": [TRIANGLE],
+        },
+        {
+            "file_name": "36202.png",
+            "syms": ["Diffuse Nodule"],
+            "boxes": [[400, 300, 460, 380]],
+            "polygons": [TRIANGLE],
+        },
+    ]
+    (root / "ChestX_Det_train.json").write_text(json.dumps(films))
+    (root / "chestx_det.csv").write_text(
+        "image,source_id\n36200.png,00000000_000.png\n36201.png,00000001_003.png\n"
+        "36202.png,00000002_005.png\n"
+    )
+    return {"outlines": ["ChestX_Det_train.json"], "renamed": "chestx_det.csv"}
+
+
+def test_outlines_are_masks_beside_the_boxes(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    data = module(root, roi=Roi(256, 0.39), **write_outlines(root)).datasets["test"]
+    items = {data[number]["name"]: data[number] for number in range(len(data))}
+    # of image 0 the outline alone, since it is the box's nodule
+    names = ["00000000_000-0", "00000001_002-0", "00000001_003-0", "00000002_004-0"]
+    assert sorted(items) == names
+    assert items["00000001_003-0"]["patient_id"] == "1"
+    y, x = np.mgrid[:1024, :1024]
+    pixels = np.column_stack([x.ravel(), y.ravel()])
+    for name, outline in (("00000000_000-0", ON_A_BOX), ("00000001_003-0", TRIANGLE)):
+        inside = Line(outline).contains_points(pixels, radius=1e-6).sum()
+        area = float(items[name]["mask"].sum()) * 0.39**2 / (0.14 * 2) / (0.13 * 3)
+        assert area == pytest.approx(float(inside), rel=0.06)
+
+
+def test_a_film_with_an_outline_is_no_normal_one(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    given = write_outlines(root)
+    data = module(root, content="normal", points_per_radiograph=1, **given).datasets["test"]
+    assert [data[number]["name"] for number in range(len(data))] == ["00000000_001-0"]
+
+
+def test_a_filled_outline_is_what_another_library_fills() -> None:
+    rng = np.random.default_rng(0)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
+    radii = rng.uniform(15, 30, 12)
+    outline = np.rint(np.column_stack([radii * np.cos(angles), radii * np.sin(angles)])) + 45
+    y, x = np.mgrid[:100, :100]
+    pixels = np.column_stack([x.ravel(), y.ravel()])
+    inside = Line(outline).contains_points(pixels).reshape(100, 100)
+    mask = filled([tuple(point) for point in outline.tolist()], (100, 100))
+    differ = mask != inside
+    assert not (inside & ~mask).any()  # the line is its own
+    assert differ.sum() < 2 * np.linalg.norm(np.diff(outline, axis=0), axis=1).sum()
+
+
+@pytest.mark.parametrize(
+    ("film", "message"),
+    [
+        ({"syms": ["Nodule"], "boxes": [[0, 0, 1, 1]], "polygons": [[[0, 0], [5, 5]]]}, "no three"),
+        ({"syms": ["Nodule"], "boxes": [[0, 0, 1, 1]], "polygons": []}, "of ChestX-Det's form"),
+        (
+            {"syms": ["Mass"], "boxes": [[0, 0, 1, 1]], "polygons": [[[0, 0], [5, 5], [0, 1024]]]},
+            "leaves the 1024 x 1024 pixels",
+        ),
+        ({"boxes": []}, "of ChestX-Det's form"),
+    ],
+)
+def test_faulty_outlines_are_named(film: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "o.json"
+    path.write_text(json.dumps([{"file_name": "36199.png", **film}]))
+    with pytest.raises(ValueError, match=message) as told:
+        read_outlines(path, {}, 1024)
+    assert "36199.png" in str(told.value)
