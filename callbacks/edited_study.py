@@ -15,6 +15,7 @@ from callbacks.study_files import FILES, Placed
 from datamodules.batch import HEALTHY
 from datamodules.insertion.edits import Edit, apply, box_of
 from datamodules.insertion.requests import finished_file
+from datamodules.io.lazy_studies import StudyVoxels, empty_mask, write_nifti
 from datamodules.io.paths import name_of
 from datamodules.io.volumes import Volume, write_volume
 from datamodules.io.whole_files import written_whole
@@ -129,15 +130,15 @@ class EditedStudy:
             self.source, self.study, self.folder, self.name, nodules, self.key, self.patient
         )
         rows = [manifest_row(row, center, image) for row, center in self.edits]
-        study = self.study
-        whole = np.zeros(study.array.shape, np.uint8)
-        volume = Volume(whole, study.spacing_mm, study.origin_mm, study.direction)
         for row, (box, mask) in zip(rows, self.placed.values(), strict=True):
-            whole[box] = mask
-            path = self.folder / row["mask"]
             what = "healthy lung" if row["subtype"] == HEALTHY else "a nodule"
-            write_volume(path, volume, f"mask of {what}, synthetic, noduleforge")
-            whole[box] = 0
+            write_mask(
+                self.folder / row["mask"],
+                self.study,
+                box,
+                mask,
+                f"mask of {what}, synthetic, noduleforge",
+            )
         self._move()
         with written_whole(finished_file(self.root, self.key)) as path:
             path.write_text(json.dumps(rows + failed))
@@ -150,6 +151,29 @@ class EditedStudy:
                 place = self.root / path.relative_to(self.folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, place)
+
+
+def write_mask(
+    path: Path, study: Volume, box: tuple[slice, ...], mask: NDArray[np.uint8], description: str
+) -> None:
+    """Write a mask on a study's grid, of a large study a few slices at a time.
+
+    Args:
+        path: where to.
+        study: on whose grid.
+        box: where the mask lies in it.
+        mask: what is 1 there.
+        description: goes into the header.
+    """
+    if isinstance(study.array, StudyVoxels):
+        voxels = empty_mask(study)
+        voxels[box] = mask
+        write_nifti(path, voxels, study, description)
+        return
+    whole = np.zeros(study.array.shape, np.uint8)
+    whole[box] = mask
+    volume = Volume(whole, study.spacing_mm, study.origin_mm, study.direction)
+    write_volume(path, volume, description)
 
 
 def manifest_row(row: dict[str, Any], center: tuple[float, ...], image: str) -> dict[str, Any]:

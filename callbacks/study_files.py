@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.insertion.requests import read_requested_radiograph
-from datamodules.io.dicom import is_series, only_series, read_study
+from datamodules.io.dicom import is_series, only_series
+from datamodules.io.lazy_studies import open_study
 from datamodules.io.radiographs import write_radiograph
 from datamodules.io.same_form import LOSSLESS, ending_of, write_like
 from datamodules.io.volumes import Volume
@@ -58,7 +59,7 @@ class CTFiles:
 
     def read(self, source: Path, row: dict[str, Any]) -> Volume:
         """Read a CT in HU; see `StudyFiles`."""
-        return read_study(source)
+        return open_study(source)
 
     def write(
         self, source: Path, study: Volume, run: Path, name: str, placed: Placed, key: str, who: str

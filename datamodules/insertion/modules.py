@@ -22,7 +22,7 @@ from datamodules.insertion.requests import (
 from datamodules.insertion.rois import Places, Region, cut
 from datamodules.insertion.rows import histogram_of
 from datamodules.insertion.shares import Requests, parcels, shares, work_bytes
-from datamodules.io.dicom import read_study
+from datamodules.io.lazy_studies import open_study
 from datamodules.io.same_form import check_ct, check_radiograph
 from datamodules.io.volumes import Volume
 
@@ -67,7 +67,7 @@ class InsertionDataModule(NoduleDataModule):
             roi: how regions are cut; null for the model's.
             batch_size: requests that are synthesized together.
             threads: of each process that read studies while nodules are synthesized, and as many
-                that write them; each holds one study in memory.
+                that write them; each holds one study in memory where it is neither DICOM nor NIfTI.
 
         Raises:
             ValueError: If `batch_size` or `threads` is below 1.
@@ -178,7 +178,7 @@ class InsertionDataModule(NoduleDataModule):
         return regions, failed
 
     def read(self, path: Path, row: dict[str, Any]) -> Volume:
-        """Read a whole study, a CT in HU.
+        """Open a whole study, a CT in HU, and look at all of it.
 
         Args:
             path: of the study.
@@ -188,7 +188,7 @@ class InsertionDataModule(NoduleDataModule):
             FileNotFoundError: If it is missing.
             ValueError: If it is damaged, not in HU, or could not be written again.
         """
-        study = read_study(path)
+        study = open_study(path)
         if study.array.ndim != self.spatial_dims:
             message = f"{path} has {study.array.ndim} dimensions, expected 3: give a whole CT study"
             raise ValueError(message)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.io.checksums import MARK, seal
+from datamodules.io.lazy_studies import StudyVoxels, write_nifti
 from datamodules.io.nifti import read_header
 from datamodules.io.radiographs import PICTURES
 from datamodules.io.volumes import WRITABLE, Volume, read_volume, write_volume
@@ -75,7 +76,10 @@ def write_like(source: Path, path: Path, study: Volume, description: str) -> Non
     """
     slope, inter = _scaling(source)
     if (slope, inter) == (1.0, 0.0):
-        write_volume(path, study, description, keep_type=True)
+        if isinstance(study.array, StudyVoxels):
+            write_nifti(path, study.array, study, description)
+        else:
+            write_volume(path, study, description, keep_type=True)
         return
     import nibabel as nib
 
@@ -83,10 +87,11 @@ def write_like(source: Path, path: Path, study: Volume, description: str) -> Non
     old = np.asanyarray(image.dataobj.get_unscaled())
     before = read_volume(source).array
     # what is unchanged keeps its stored value
-    changed = study.array != before
+    array = np.asarray(study.array)
+    changed = array != before
     stored = old.T.copy()
     limits = np.iinfo(stored.dtype)
-    values = np.rint((study.array[changed].astype(np.float64) - inter) / slope)
+    values = np.rint((array[changed].astype(np.float64) - inter) / slope)
     stored[changed] = values.clip(limits.min, limits.max).astype(stored.dtype)
     header = image.header.copy()
     header.extensions.clear()

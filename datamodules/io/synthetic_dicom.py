@@ -227,11 +227,17 @@ def write_segmentation(
     from highdicom.sr import CodedConcept
     from pydicom.uid import generate_uid
 
-    used = sorted({z for box, _ in masks.values() for z in range(box[0].start, box[0].stop)})
-    array = np.zeros((len(used), *shape, len(masks)), np.uint8)
-    for number, (box, mask) in enumerate(masks.values()):
-        first = used.index(box[0].start)
-        array[first : first + len(mask), box[1], box[2], number] = mask
+    filled = {
+        name: [box[0].start + int(z) for z in np.flatnonzero(mask.any(axis=(1, 2)))]
+        for name, (box, mask) in masks.items()
+    }
+    used = sorted({z for several in filled.values() for z in several})
+    # of nodules that lie apart; a voxel that rounding gives to two is the first's
+    array = np.zeros((len(used), *shape), np.uint8 if len(masks) < 256 else np.uint16)
+    for number, (name, (box, mask)) in enumerate(masks.items(), start=1):
+        for z in filled[name]:
+            part = array[used.index(z), box[1], box[2]]
+            part[(mask[z - box[0].start] > 0) & (part == 0)] = number
     source = [pydicom.dcmread(slices[z], stop_before_pixels=True) for z in used]
     segments = [
         highdicom.seg.SegmentDescription(
