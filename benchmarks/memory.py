@@ -1,10 +1,9 @@
 """What inserting nodules into a large study takes of memory, beside what a small one takes.
 
 Each study is inserted into by a process of its own, with a model that paints: what counts is what
-is read, held and written of the study. `python benchmarks/memory.py` prints a row for each form.
+is read, held and written of the study. Needs Linux. `python benchmarks/memory.py` prints a row for each form.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -85,7 +84,9 @@ def insert(folder: Path) -> None:
     )  # fmt: skip
     data = InsertionDataModule(folder / "requests.csv")
     trainer.predict(Painter(), data, return_predictions=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    # not ru_maxrss, which begins with what the parent had taken
+    status = Path("/proc/self/status").read_text()
+    print(int(status.partition("VmHWM:")[2].split()[0]) / 2**10)
 
 
 def main() -> None:
