@@ -1,7 +1,8 @@
 """What inserting nodules into a large study takes of memory, beside what a small one takes.
 
 Each study is inserted into by a process of its own, with a model that paints: what counts is what
-is read, held and written of the study. Needs Linux. `python benchmarks/memory.py` prints a row for each form.
+is read, held and written of the study. Needs Linux.
+`python benchmarks/memory.py` prints a row for each form.
 """
 
 import subprocess
