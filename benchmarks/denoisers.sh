@@ -18,8 +18,6 @@ for seed in "${seeds[@]}"; do
         declare -n configs=$arm
         run=("${configs[@]}" --seed_everything "$seed" --trainer.default_root_dir "runs/denoisers/$arm-$seed")
         lightning fit "${run[@]}"
-        # losses of all held-out nodules, then figures of the first 48
-        lightning test "${run[@]}" --trainer.callbacks null
-        lightning test "${run[@]}" --trainer.limit_test_batches 6
+        lightning test "${run[@]}"
     done
 done
