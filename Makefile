@@ -14,7 +14,7 @@ COMPOSITION := $(CXR) --config configs/cxr/composition.yaml --config configs/qui
 ARMS := conditioning_only histogram_unconditioned neither
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-cxr ablations test test-fast slurm faults lint mutants types bench clean
+.PHONY: help install quickstart quickstart-cxr ablations test test-fast slurm faults lint mutants types docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,8 +84,12 @@ mutants: $(INSTALLED) ## break the core in many small ways, and print what its t
 types: $(INSTALLED) ## check types
 	$(BIN)/mypy
 
+docs: $(INSTALLED) ## build the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "See site/index.html"
+
 bench: $(INSTALLED) ## measure the speed of training, synthesis and insertion, next to what else there is
 	$(BIN)/python benchmarks/speed.py
 
 clean: ## remove the environment, the sample, the runs and the cache
-	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache mutants
+	rm -rf $(VENV) $(SAMPLE) $(RADIOGRAPHS) runs .cache mutants site

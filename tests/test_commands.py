@@ -25,7 +25,7 @@ def check(words: list[str]) -> None:
     configs = [words[at + 1] for at, word in enumerate(words) if word == "--config"]
     assert kinds[: len(configs)] == ["--config"] * len(configs), words
     for number, name in enumerate(configs):
-        if name in ("CONFIG", "site.yaml"):
+        if name in ("CONFIG", "site.yaml", "upper.yaml"):
             continue
         bases = {f"configs/{base}" for base in over(ROOT / name)}
         if name.startswith("configs/trainer/"):  # over any config

@@ -28,7 +28,7 @@ from lightning_modules.core.window import IntensityWindow
 from lightning_modules.cxr import CXRLabels
 from lightning_modules.diffusion import NoduleDiffusion
 
-README = Path(__file__).parents[3] / "README.md"
+TRAINING = Path(__file__).parents[3] / "docs/training.md"
 DIMENSIONS = pytest.mark.parametrize("spatial_dims", [2, 3])
 
 
@@ -131,11 +131,11 @@ def test_it_says_what_it_is(checkpoint: Make) -> None:
     assert not any(p.requires_grad for p in parameters)
 
 
-def test_the_readmes_lines_run(
+def test_the_documented_lines_run(
     checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _, _ = checkpoint(3)
-    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (lines,) = re.findall(r"```python\n(.*?)```", TRAINING.read_text(), re.DOTALL)
     for written, here in (
         ("runs/quickstart/checkpoints/last.ckpt", path),
         ("data/sample", tmp_path / "store3"),
