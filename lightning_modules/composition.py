@@ -20,6 +20,7 @@ from lightning_modules.core.adapters import (
     activate,
     add_adapter,
     base_alone,
+    check_bases,
     load_adapter,
     save_adapter,
     updates,
@@ -113,6 +114,15 @@ class SeveralAdapters(AdaptedDiffusion):
     @abstractmethod
     def trained(self) -> Denoiser:
         """The averaged network, whose adapters are written in the end."""
+
+    def load_weights(self) -> None:
+        """Load the base, and check that it is the adapters'.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        super().load_weights()
+        check_bases(self.denoiser, {n: path for n, path in self.adapters.items() if path})
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch for each adapter, and what couples them.

@@ -9,6 +9,7 @@ from datamodules.patients import UNKNOWN_PATIENTS
 from lightning_modules.core.folder_sums import SUMS, check_sums, write_sums
 
 CONFIG, WEIGHTS, PATIENTS = "adapter_config.json", "adapter_model.safetensors", "patients.json"
+BASE = "base.json"
 
 READ = {"peft_type", "r", "lora_alpha", "target_modules"}
 """What an adapter's config says."""
@@ -20,13 +21,15 @@ SAID = {
 """What it may say besides, which changes nothing here."""
 
 
-def complete(folder: Path, patients: Sequence[str]) -> None:
-    """Put the patients' keys into a folder that peft wrote, and the checksums of all its files.
+def complete(folder: Path, patients: Sequence[str], base: str) -> None:
+    """Put patients' keys and base into a folder that peft wrote, and checksums of all its files.
 
     Args:
         folder: with `CONFIG` and `WEIGHTS`.
         patients: keys of those that the adapter was trained on; none where they are not known.
+        base: fingerprint of the network that it was trained on.
     """
+    (folder / BASE).write_text(json.dumps({"unet": base}))
     (folder / PATIENTS).write_text(json.dumps(list(patients) or [UNKNOWN_PATIENTS]))
     write_sums(folder, [path.name for path in folder.iterdir()])
 
@@ -51,6 +54,22 @@ def check_folder(folder: Path) -> set[str]:
         check_sums(folder, "copy the folder again, or train the adapter again")
     _check_config(folder / CONFIG)
     return _patients(folder / PATIENTS)
+
+
+def base_of(folder: Path) -> str | None:
+    """Fingerprint of the network that an adapter was trained on; None where it is not said.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = folder / BASE
+    if not path.is_file():
+        return None
+    said = _json(path)
+    if not isinstance(said, dict) or not isinstance(said.get("unet"), str):
+        message = f"{path} does not say an adapter's base: copy the adapter's folder again."
+        raise ValueError(message)
+    return str(said["unet"])
 
 
 def _check_config(path: Path) -> None:

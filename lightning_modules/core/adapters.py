@@ -1,5 +1,6 @@
 """Named low-rank adapters (LoRA, Hu et al. 2022) on a frozen denoiser, kept by peft."""
 
+import hashlib
 import math
 import re
 import shutil
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.core.adapter_files import WEIGHTS, check_folder, complete
+from lightning_modules.core.adapter_files import WEIGHTS, base_of, check_folder, complete
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.randomness import generator
 
@@ -274,23 +275,63 @@ def updates(denoiser: Denoiser, name: str) -> Iterator[LowRank]:
 def save_adapter(denoiser: Denoiser, name: str, folder: Path, patients: Sequence[str]) -> None:
     """Write an adapter as a peft folder, `adapter_config.json` and `adapter_model.safetensors`.
 
-    Beside them go `patients.json`, keys of the patients that it was trained on, and checksums. An
-    older folder is replaced when the new one is whole.
+    Beside them go `patients.json`, keys of the patients that it was trained on, `base.json`, the
+    fingerprint of the network under it, and checksums. An older folder is replaced when the new one
+    is whole.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}-unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     denoiser.unet.save_pretrained(temporary, selected_adapters=[name])
     written = temporary / name if (temporary / name).is_dir() else temporary
-    complete(written, patients)
+    complete(written, patients, base_fingerprint(denoiser))
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     written.rename(folder)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
+def base_fingerprint(denoiser: Denoiser) -> str:
+    """Hex SHA-256 of the network below its adapters, to bfloat16: the same in any precision."""
+    digest = hashlib.sha256()
+    weights = {
+        name.replace(f".{PREFIX}", ".").replace(".base_layer.", "."): value
+        for name, value in denoiser.unet.named_parameters(prefix="unet")
+        if ".lora_" not in name
+    }
+    for name in sorted(weights):
+        rounded = weights[name].detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(name.encode() + rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_bases(denoiser: Denoiser, folders: Mapping[str, Path | str]) -> None:
+    """Check that adapters lie on the network that they were trained on, as far as they say it.
+
+    Args:
+        denoiser: with the base's weights.
+        folders: of the adapters, by name.
+
+    Raises:
+        ValueError: If one was trained on another.
+    """
+    bases = {name: base_of(Path(folder)) for name, folder in folders.items()}
+    if not any(bases.values()):
+        return
+    ours = base_fingerprint(denoiser)
+    for name, base in bases.items():
+        if base not in (None, ours):
+            message = (
+                f"The adapter {name} in {folders[name]} was trained on another base: give the "
+                "checkpoint that it was trained on, or train it on this one."
+            )
+            raise ValueError(message)
+
+
 def load_adapter(denoiser: Denoiser, name: str, folder: Path) -> set[str]:
     """Read a peft folder as an adapter of that name.
+
+    Whether it lies on its own base is said by `check_bases`, once that has its weights.
 
     Returns:
         Keys of the patients that it was trained on.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import NO_NODULE, NoduleBatch, Provenance, Roi, Synthesis
-from lightning_modules.core.adapters import load_adapter
+from lightning_modules.core.adapters import check_bases, load_adapter
 from lightning_modules.core.checkpoint_files import part_of, patients_of, read_checkpoint
 from lightning_modules.core.codec import Codec
 from lightning_modules.core.conditioners import HistogramConditioner
@@ -98,6 +98,7 @@ class Synthesizer:
         patients = patients_of(stored)
         for name, folder in loaded.items():
             patients |= load_adapter(network, name, Path(folder))
+        check_bases(network, loaded)
         if strengths is None:
             strengths = dict.fromkeys(loaded, 1.0)
         if loaded or strengths:

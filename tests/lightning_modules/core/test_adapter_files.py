@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from adapted import build, with_two
 
-from lightning_modules.core.adapters import load_adapter, save_adapter
+from lightning_modules.core.adapters import check_bases, load_adapter, save_adapter
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,23 @@ def test_a_folder_names_its_layers_and_its_patients(folder: Path) -> None:
         load_adapter(build(), "a", folder)
     (folder / "SHA256SUMS").unlink()  # as another program's
     assert load_adapter(build(), "a", folder) == {"unknown"}
+
+
+def test_an_adapter_knows_its_base_in_any_precision(folder: Path) -> None:
+    folders = {"irregular": folder}
+    check_bases(build(), folders)
+    network = with_two()
+    check_bases(network, folders)
+    check_bases(network.to(torch.bfloat16), folders)
+    other = build()
+    next(other.unet.parameters()).data[:] *= 1.1
+    with pytest.raises(ValueError, match=r"adapter irregular in .* was trained on another base"):
+        check_bases(other, folders)
+    (folder / "base.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"base\.json does not say an adapter's base"):
+        check_bases(other, folders)
+    (folder / "base.json").unlink()  # as another program's
+    check_bases(other, folders)
 
 
 def test_patients_that_are_not_known_are_not_nobody(tmp_path: Path) -> None:

@@ -316,6 +316,12 @@ def test_adapters_come_in_their_folders(
         Synthesizer.load(tmp_path / "adapter.ckpt")
     with pytest.raises(ValueError, match="no adapter 'irregular'"):
         Synthesizer.load(base, adapters, {"irregular": 1.0})
+    stored = torch.load(base, weights_only=True)
+    name = next(n for n in stored["state_dict"] if n.startswith("ema.module.unet.conv_in"))
+    stored["state_dict"][name] *= 1.5
+    torch.save(stored, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"calcified in .* was trained on another base"):
+        Synthesizer.load(tmp_path / "other.ckpt", adapters)
     save_adapter(model.denoiser, "calcified", tmp_path / "other", ["somebody"])
     patients = Synthesizer.load(base, {"c": tmp_path / "other"}).provenance.training_patients
     assert "somebody" in patients
