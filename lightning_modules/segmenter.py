@@ -37,6 +37,7 @@ class NoduleSegmenter(DownstreamModule):
         warmup_steps: int = 25,
     ) -> None:
         super().__init__(window, roi, learning_rate, weight_decay, warmup_steps)
+        self.spatial_dims = spatial_dims
         self.network = UNet(
             spatial_dims, 1, 1, (width, 2 * width, 4 * width), (2, 2), num_res_units=1
         )

@@ -24,6 +24,7 @@ from lightning_modules.core.codec import Codec
 from lightning_modules.core.denoiser import Denoiser
 from lightning_modules.core.saved_tensors import saved_bytes
 from lightning_modules.core.ziplora import add_coefficients
+from lightning_modules.downstream import DownstreamModule
 
 MARK = "# over: "
 """Begins the first line of an overlay; the configs that it is laid over follow."""
@@ -157,7 +158,10 @@ def measure(said: Sequence[Mapping[str, Any]], batch_sizes: Sequence[int] | None
     roi = getattr(model, "roi", None) or Roi(last(said, "data", "radiograph_size") or 256)
     mixed = str(last(said, "trainer", "precision")).startswith("bf16")
     trained = [p for p in model.parameters() if p.requires_grad]
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+    # MONAI's Dice reads values back, so that what is trained with it takes real steps
+    valueless = not isinstance(model, DownstreamModule)
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if valueless else nullcontext()
+    with mode, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's, on logging without a trainer
         lend_storage(model)
         # both grow by the same for each nodule; batch normalization needs two
