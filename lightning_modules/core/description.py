@@ -111,7 +111,12 @@ def check_conditioners(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> No
         ValueError: Naming what differs.
     """
     for name, conditioner in ours["conditioners"].items():
-        known = theirs.get("conditioners", {}).get(name, {}).get("settings", {})
+        stored = theirs.get("conditioners", {}).get(name)
+        if stored is None:  # its weights are missing, which is said where they are loaded
+            continue
+        known = stored["settings"]
+        if stored["class_name"] in KNOWN:  # with what an older description left at its default
+            known = _make(stored, KNOWN).settings
         for setting, value in conditioner["settings"].items():
             if setting in known and setting not in ("dropout", "guided"):
                 _check_same(f"head.conditioners.{name}.{setting}", known[setting], value)

@@ -85,6 +85,10 @@ def test_a_checkpoint_that_does_not_see_through_is_refused(trained: Make, tmp_pa
     saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
     with pytest.raises(ValueError, match=r"background\.through False, but the config"):
         model.on_load_checkpoint(saved)
+    # nor one that is older than the setting
+    del saved["noduleforge"]["synthesizer"]["conditioners"]["background"]["settings"]["through"]
+    with pytest.raises(ValueError, match=r"background\.through False, but the config"):
+        model.on_load_checkpoint(saved)
     # stage 2 may begin with the weights of stage 1, which saw nothing
     model.init_from = tmp_path / "model.ckpt"
     model.load_weights()
