@@ -78,8 +78,7 @@ def described(ours: Synthesizer, images: torch.Tensor, features: Any) -> NDArray
         images = images.narrow(axis, (size - SEEN) // 2, SEEN)
     unit = ((images - low) / (high - low)).clamp(0, 1)
     with torch.inference_mode():
-        views = [features.views(part) for part in torch.split(unit, 16)]
-        parts = [torch.stack([*planes.values()]).mean(0) for planes in views]
+        parts = [features.mean_view(part) for part in torch.split(unit, 16)]
     return torch.cat(parts).double().numpy()
 
 

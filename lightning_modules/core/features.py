@@ -66,6 +66,10 @@ class FeatureExtractor(nn.Module, ABC):
         middles = (image.select(axis, image.shape[axis] // 2) for axis in (2, 3, 4))
         return {plane: self(middle) for plane, middle in zip(names, middles, strict=True)}
 
+    def mean_view(self, image: Tensor) -> Tensor:
+        """Features `(B, D)`, of volumes the mean over the planes; see `views`."""
+        return torch.stack([*self.views(image).values()]).mean(0)
+
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode."""
         return super().train(False)

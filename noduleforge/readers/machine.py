@@ -119,7 +119,7 @@ def _describe(
     with torch.inference_mode():
         batches = torch.split(torch.from_numpy(images)[:, None], BATCH)
         for batch in Progress(batches, desc=f"features of {name}", unit="batch"):
-            found.append(torch.stack([*features.views(batch).values()]).mean(0))
+            found.append(features.mean_view(batch))
     described: NDArray[np.float64] = torch.cat(found).double().numpy()
     return described
 
